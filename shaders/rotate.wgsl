@@ -1,0 +1,488 @@
+// rotate.wgsl: rows of (cos, sin) and tensors to rotated tensors, in place.
+//
+// Purpose: for every head of every token, each pair (x, y) of channels of the rotary window becomes
+// (x cos - y sin, x sin + y cos). It alone knows memory: layouts, strides, pairings, element types. It knows no
+// positions and no angles; which way it turns is in the rows.
+//
+// Bindings (group 0)
+//   0 params     uniform              Params
+//   1 rows       storage, read        the cos/sin table: bits of f32 values
+//   2 query      storage, read_write  the first tensor, and the second where both are in one buffer
+//   3 key        storage, read_write  the second tensor, *_two only
+// All are bound as u32 words or four of them at once; f32 values are bitcast.
+//
+// Override constants
+//   WORKGROUP    invocations along x
+//   LANES        invocations that share a head of a token
+//   PAIRS        pairs of the rotary window
+//   ELEMENT      0 f32; two to a word: 1 f16, 2 bf16
+//   INTERLEAVED  pair k is channels (2k, 2k + 1), else (k, k + PAIRS)
+//   QUERY_HEADS, KEY_HEADS  heads that an invocation rotates with one load of cos and sin, 1 to 8, divisors of the counts
+//   FOLD         whether the grid is folded because one of its dimensions is past the limit
+//
+// Entry points: what an invocation owns of each of its heads, and from how many bindings
+//   quads_one, quads_two  twice 16 bytes: 4 pairs of f32, 8 of 16-bit types
+//   words_one, words_two  two words: 1 pair of f32, 2 of 16-bit types
+//   heads_one             all: 16-bit pairs that share words with their neighbours
+//
+// Grid: x = workgroups across (group of heads, lane), y = tokens, exactly, z = batch; folded: any shape with at least as
+// many workgroups. Every word is owned by one invocation, so nothing is read after another invocation wrote it.
+// Tail: invocations past the last group, token or batch entry load and store nothing.
+
+override WORKGROUP: u32 = 64u;
+override LANES: u32 = 16u;
+override PAIRS: u32 = 64u;
+override ELEMENT: u32 = 0u;
+override INTERLEAVED: bool = false;
+override QUERY_HEADS: u32 = 1u;
+override KEY_HEADS: u32 = 1u;
+override FOLD: bool = false;
+
+const F32: u32 = 0u;
+const F16: u32 = 1u;
+
+/// First slice and strides in units of the binding (elements for heads_one).
+struct Side {
+    first: u32,
+    batch_stride: u32,
+    token_stride: u32,
+    head_stride: u32,
+}
+
+struct Params {
+    query: Side,
+    key: Side,
+    /// Row of the first token of the first batch entry, and the way to the others.
+    first_row: u32,
+    row_of_batch: u32,
+    row_of_token: u32,
+    /// From row to row in units of the binding.
+    row_stride: u32,
+    /// From the first part of a lane to its second, in units of the binding.
+    distance: u32,
+    /// Groups of heads of each tensor: those of the query come first along x.
+    query_groups: u32,
+    key_groups: u32,
+    /// 0. The compiler does not know it, so a product whose bits were xor'ed with it cannot be contracted into the sum
+    /// behind it, and all backends round alike.
+    zero: u32,
+    tokens: u32,
+    batch: u32,
+    /// Workgroups across a token.
+    across: u32,
+    unused: u32,
+    /// Folded grid: its x and y.
+    fold: vec4<u32>,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> row_quads: array<vec4<u32>>;
+@group(0) @binding(1) var<storage, read> row_pairs: array<vec2<u32>>;
+@group(0) @binding(2) var<storage, read_write> query_quads: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read_write> key_quads: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read_write> query_words: array<u32>;
+@group(0) @binding(3) var<storage, read_write> key_words: array<u32>;
+
+// ---- where an invocation works ----
+
+struct Place {
+    lane: u32,
+    group: u32,
+    token: u32,
+    batch: u32,
+}
+
+fn place(workgroup: vec3<u32>, local: u32) -> Place {
+    var at = workgroup;
+    if (FOLD) {
+        let linear = (workgroup.z * params.fold.y + workgroup.y) * params.fold.x + workgroup.x;
+        let slice = linear / params.across;
+        at = vec3(linear % params.across, slice % params.tokens, slice / params.tokens);
+    }
+    let item = at.x * WORKGROUP + local;
+    return Place(item % LANES, item / LANES, at.y, at.z);
+}
+
+fn is_inside(at: Place) -> bool {
+    return at.group < params.query_groups + params.key_groups && at.token < params.tokens && at.batch < params.batch;
+}
+
+fn row_of(at: Place) -> u32 {
+    let row = params.first_row + at.batch * params.row_of_batch + at.token * params.row_of_token;
+    return row * params.row_stride;
+}
+
+fn slice_of(side: Side, at: Place, head: u32) -> u32 {
+    return side.first + at.batch * side.batch_stride + at.token * side.token_stride + head * side.head_stride;
+}
+
+/// Where in a head the lane's first part stands; its second is params.distance further on.
+fn part_of(lane: u32) -> u32 {
+    return select(lane, 2u * lane, INTERLEAVED);
+}
+
+// ---- arithmetic: f32, each product and sum rounded by itself ----
+
+/// cos and sin of a lane's pairs: the first four and, for 16-bit types, the second four.
+struct Turn {
+    cos_a: vec4<f32>,
+    sin_a: vec4<f32>,
+    cos_b: vec4<f32>,
+    sin_b: vec4<f32>,
+}
+
+/// The two parts that a lane owns of a head.
+struct Parts {
+    a: vec4<u32>,
+    b: vec4<u32>,
+}
+
+fn barrier(value: vec4<f32>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(bitcast<vec4<u32>>(value) ^ vec4(params.zero));
+}
+
+fn turned_x(x: vec4<f32>, y: vec4<f32>, c: vec4<f32>, s: vec4<f32>) -> vec4<f32> {
+    return barrier(x * c) - barrier(y * s);
+}
+
+fn turned_y(x: vec4<f32>, y: vec4<f32>, c: vec4<f32>, s: vec4<f32>) -> vec4<f32> {
+    return barrier(x * s) + barrier(y * c);
+}
+
+/// 16 bits of each component, in the low half, to f32. Exact.
+fn widened(half: vec4<u32>) -> vec4<f32> {
+    if (ELEMENT != F16) {
+        return bitcast<vec4<f32>>(half << vec4(16u));
+    }
+    let magnitude = (half & vec4(0x7fffu)) << vec4(13u);
+    // Exponent 31 is infinity or NaN; exponent 0 has no hidden bit, which the exact subtraction takes away.
+    let top = magnitude >= vec4(0x0f800000u);
+    let bits = magnitude + select(vec4(0x38000000u), vec4(0x70000000u), top);
+    let small = bitcast<vec4<f32>>(bits + vec4(0x00800000u)) - vec4(bitcast<f32>(0x38800000u));
+    let value = select(bits, bitcast<vec4<u32>>(small), magnitude < vec4(0x00800000u));
+    return bitcast<vec4<f32>>(value | ((half & vec4(0x8000u)) << vec4(16u)));
+}
+
+/// f32 rounded to 16 bits in the low half of each component: to nearest even, overflow to infinity, NaN kept NaN.
+fn narrowed(value: vec4<f32>) -> vec4<u32> {
+    let bits = bitcast<vec4<u32>>(barrier(value));
+    let magnitude = bits & vec4(0x7fffffffu);
+    let sign = (bits >> vec4(16u)) & vec4(0x8000u);
+    let nan = magnitude > vec4(0x7f800000u);
+    if (ELEMENT != F16) {
+        let rounded = (magnitude + vec4(0x7fffu) + ((magnitude >> vec4(16u)) & vec4(1u))) >> vec4(16u);
+        return sign | select(rounded, vec4(0x7fc0u), nan);
+    }
+    let normal = (magnitude - vec4(0x38000000u) + vec4(0xfffu) + ((magnitude >> vec4(13u)) & vec4(1u))) >> vec4(13u);
+    // Below 2^-14 the unit is 2^-24. 0.5 has just that unit, so the f32 sum rounds there.
+    let small = bitcast<vec4<u32>>(bitcast<vec4<f32>>(magnitude) + vec4(0.5)) - vec4(0x3f000000u);
+    let finite = select(normal, small, magnitude < vec4(0x38800000u));
+    let bounded = select(finite, vec4(0x7c00u), magnitude >= vec4(0x477ff000u));
+    return sign | select(bounded, vec4(0x7e00u), nan);
+}
+
+fn low(words: vec4<u32>) -> vec4<u32> {
+    return words & vec4(0xffffu);
+}
+
+fn high(words: vec4<u32>) -> vec4<u32> {
+    return words >> vec4(16u);
+}
+
+fn joined(low: vec4<u32>, high: vec4<u32>) -> vec4<u32> {
+    return low | (high << vec4(16u));
+}
+
+/// Both parts rotated. f32: part a holds the x, part b the y. 16-bit types, two to a word: half-split, the x are in part a
+/// and the y in part b, low halves being even pairs; interleaved, each word holds a whole pair.
+fn turned(parts: Parts, turn: Turn) -> Parts {
+    if (ELEMENT == F32) {
+        let x = bitcast<vec4<f32>>(parts.a);
+        let y = bitcast<vec4<f32>>(parts.b);
+        return Parts(
+            bitcast<vec4<u32>>(turned_x(x, y, turn.cos_a, turn.sin_a)),
+            bitcast<vec4<u32>>(turned_y(x, y, turn.cos_a, turn.sin_a)),
+        );
+    }
+    var x_a = widened(low(parts.a));
+    var y_a = widened(low(parts.b));
+    var x_b = widened(high(parts.a));
+    var y_b = widened(high(parts.b));
+    if (INTERLEAVED) {
+        y_a = widened(high(parts.a));
+        x_b = widened(low(parts.b));
+    }
+    let xa = narrowed(turned_x(x_a, y_a, turn.cos_a, turn.sin_a));
+    let ya = narrowed(turned_y(x_a, y_a, turn.cos_a, turn.sin_a));
+    let xb = narrowed(turned_x(x_b, y_b, turn.cos_b, turn.sin_b));
+    let yb = narrowed(turned_y(x_b, y_b, turn.cos_b, turn.sin_b));
+    if (INTERLEAVED) {
+        return Parts(joined(xa, ya), joined(xb, yb));
+    }
+    return Parts(joined(xa, xb), joined(ya, yb));
+}
+
+// ---- 16 bytes at a time ----
+
+fn turn_of_quads(row: u32, lane: u32) -> Turn {
+    // An element of row_quads is (cos, sin) of an even pair and of the odd one behind it.
+    if (ELEMENT == F32) {
+        let r0 = bitcast<vec4<f32>>(row_quads[row + 2u * lane]);
+        let r1 = bitcast<vec4<f32>>(row_quads[row + 2u * lane + 1u]);
+        let c = vec4(r0.xz, r1.xz);
+        let s = vec4(r0.yw, r1.yw);
+        return Turn(c, s, c, s);
+    }
+    let r0 = bitcast<vec4<f32>>(row_quads[row + 4u * lane]);
+    let r1 = bitcast<vec4<f32>>(row_quads[row + 4u * lane + 1u]);
+    let r2 = bitcast<vec4<f32>>(row_quads[row + 4u * lane + 2u]);
+    let r3 = bitcast<vec4<f32>>(row_quads[row + 4u * lane + 3u]);
+    if (INTERLEAVED) {
+        return Turn(vec4(r0.xz, r1.xz), vec4(r0.yw, r1.yw), vec4(r2.xz, r3.xz), vec4(r2.yw, r3.yw));
+    }
+    return Turn(
+        vec4(r0.x, r1.x, r2.x, r3.x),
+        vec4(r0.y, r1.y, r2.y, r3.y),
+        vec4(r0.z, r1.z, r2.z, r3.z),
+        vec4(r0.w, r1.w, r2.w, r3.w),
+    );
+}
+
+/// Interleaved f32 pairs as the arithmetic wants them, x in part a, y in part b; and back.
+fn sorted(parts: Parts) -> Parts {
+    if (ELEMENT == F32 && INTERLEAVED) {
+        return Parts(vec4(parts.a.xz, parts.b.xz), vec4(parts.a.yw, parts.b.yw));
+    }
+    return parts;
+}
+
+fn unsorted(parts: Parts) -> Parts {
+    if (ELEMENT == F32 && INTERLEAVED) {
+        return Parts(
+            vec4(parts.a.x, parts.b.x, parts.a.y, parts.b.y),
+            vec4(parts.a.z, parts.b.z, parts.a.w, parts.b.w),
+        );
+    }
+    return parts;
+}
+
+fn load_query(at: u32) -> Parts {
+    return sorted(Parts(query_quads[at], query_quads[at + params.distance]));
+}
+
+fn store_query(at: u32, parts: Parts) {
+    let out = unsorted(parts);
+    query_quads[at] = out.a;
+    query_quads[at + params.distance] = out.b;
+}
+
+fn load_key(at: u32) -> Parts {
+    return sorted(Parts(key_quads[at], key_quads[at + params.distance]));
+}
+
+fn store_key(at: u32, parts: Parts) {
+    let out = unsorted(parts);
+    key_quads[at] = out.a;
+    key_quads[at + params.distance] = out.b;
+}
+
+// All loads come before the first store, each in a variable with a name: naga bounds every loop, which keeps drivers from
+// unrolling it, and an indexed array may go to slow memory. `heads` is an override constant at every call, so the
+// conditions are gone in the compiled kernel.
+
+fn rotate_query(at: u32, stride: u32, heads: u32, turn: Turn) {
+    let h0 = load_query(at);
+    var h1 = h0;
+    var h2 = h0;
+    var h3 = h0;
+    var h4 = h0;
+    var h5 = h0;
+    var h6 = h0;
+    var h7 = h0;
+    if (heads > 1u) { h1 = load_query(at + stride); }
+    if (heads > 2u) { h2 = load_query(at + 2u * stride); }
+    if (heads > 3u) { h3 = load_query(at + 3u * stride); }
+    if (heads > 4u) { h4 = load_query(at + 4u * stride); }
+    if (heads > 5u) { h5 = load_query(at + 5u * stride); }
+    if (heads > 6u) { h6 = load_query(at + 6u * stride); }
+    if (heads > 7u) { h7 = load_query(at + 7u * stride); }
+    store_query(at, turned(h0, turn));
+    if (heads > 1u) { store_query(at + stride, turned(h1, turn)); }
+    if (heads > 2u) { store_query(at + 2u * stride, turned(h2, turn)); }
+    if (heads > 3u) { store_query(at + 3u * stride, turned(h3, turn)); }
+    if (heads > 4u) { store_query(at + 4u * stride, turned(h4, turn)); }
+    if (heads > 5u) { store_query(at + 5u * stride, turned(h5, turn)); }
+    if (heads > 6u) { store_query(at + 6u * stride, turned(h6, turn)); }
+    if (heads > 7u) { store_query(at + 7u * stride, turned(h7, turn)); }
+}
+
+/// rotate_query for the binding of the key.
+fn rotate_key(at: u32, stride: u32, heads: u32, turn: Turn) {
+    let h0 = load_key(at);
+    var h1 = h0;
+    var h2 = h0;
+    var h3 = h0;
+    var h4 = h0;
+    var h5 = h0;
+    var h6 = h0;
+    var h7 = h0;
+    if (heads > 1u) { h1 = load_key(at + stride); }
+    if (heads > 2u) { h2 = load_key(at + 2u * stride); }
+    if (heads > 3u) { h3 = load_key(at + 3u * stride); }
+    if (heads > 4u) { h4 = load_key(at + 4u * stride); }
+    if (heads > 5u) { h5 = load_key(at + 5u * stride); }
+    if (heads > 6u) { h6 = load_key(at + 6u * stride); }
+    if (heads > 7u) { h7 = load_key(at + 7u * stride); }
+    store_key(at, turned(h0, turn));
+    if (heads > 1u) { store_key(at + stride, turned(h1, turn)); }
+    if (heads > 2u) { store_key(at + 2u * stride, turned(h2, turn)); }
+    if (heads > 3u) { store_key(at + 3u * stride, turned(h3, turn)); }
+    if (heads > 4u) { store_key(at + 4u * stride, turned(h4, turn)); }
+    if (heads > 5u) { store_key(at + 5u * stride, turned(h5, turn)); }
+    if (heads > 6u) { store_key(at + 6u * stride, turned(h6, turn)); }
+    if (heads > 7u) { store_key(at + 7u * stride, turned(h7, turn)); }
+}
+
+// An invocation belongs to the query or to the key. The choice is written as two loops of at most one round: drivers that run
+// on a CPU execute both sides of an `if` under a mask, but leave a loop that no invocation enters.
+
+@compute @workgroup_size(WORKGROUP)
+fn quads_two(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let at = place(workgroup, local);
+    if (!is_inside(at)) {
+        return;
+    }
+    let turn = turn_of_quads(row_of(at), at.lane);
+    let part = part_of(at.lane);
+    for (var mine = at.group < params.query_groups; mine; mine = false) {
+        let slice = slice_of(params.query, at, at.group * QUERY_HEADS);
+        rotate_query(slice + part, params.query.head_stride, QUERY_HEADS, turn);
+    }
+    for (var mine = at.group >= params.query_groups; mine; mine = false) {
+        let slice = slice_of(params.key, at, (at.group - params.query_groups) * KEY_HEADS);
+        rotate_key(slice + part, params.key.head_stride, KEY_HEADS, turn);
+    }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn quads_one(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let at = place(workgroup, local);
+    if (!is_inside(at)) {
+        return;
+    }
+    let turn = turn_of_quads(row_of(at), at.lane);
+    let part = part_of(at.lane);
+    for (var mine = at.group < params.query_groups; mine; mine = false) {
+        let slice = slice_of(params.query, at, at.group * QUERY_HEADS);
+        rotate_query(slice + part, params.query.head_stride, QUERY_HEADS, turn);
+    }
+    for (var mine = at.group >= params.query_groups; mine; mine = false) {
+        let slice = slice_of(params.key, at, (at.group - params.query_groups) * KEY_HEADS);
+        rotate_query(slice + part, params.key.head_stride, KEY_HEADS, turn);
+    }
+}
+
+// ---- a word at a time ----
+
+/// cos and sin in the first components; the others are computed and thrown away by the compiler.
+fn turn_of_words(row: u32, lane: u32) -> Turn {
+    if (ELEMENT == F32) {
+        let r = bitcast<vec2<f32>>(row_pairs[row + lane]);
+        return Turn(vec4(r.x), vec4(r.y), vec4(r.x), vec4(r.y));
+    }
+    let a = bitcast<vec2<f32>>(row_pairs[row + 2u * lane]);
+    let b = bitcast<vec2<f32>>(row_pairs[row + 2u * lane + 1u]);
+    return Turn(vec4(a.x), vec4(a.y), vec4(b.x), vec4(b.y));
+}
+
+fn rotate_query_word(at: u32, turn: Turn) {
+    let parts = turned(Parts(vec4(query_words[at]), vec4(query_words[at + params.distance])), turn);
+    query_words[at] = parts.a.x;
+    query_words[at + params.distance] = parts.b.x;
+}
+
+fn rotate_key_word(at: u32, turn: Turn) {
+    let parts = turned(Parts(vec4(key_words[at]), vec4(key_words[at + params.distance])), turn);
+    key_words[at] = parts.a.x;
+    key_words[at + params.distance] = parts.b.x;
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn words_two(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let at = place(workgroup, local);
+    if (!is_inside(at)) {
+        return;
+    }
+    let turn = turn_of_words(row_of(at), at.lane);
+    let part = part_of(at.lane);
+    let is_query = at.group < params.query_groups;
+    for (var h = select(QUERY_HEADS, 0u, is_query); h < QUERY_HEADS; h += 1u) {
+        rotate_query_word(slice_of(params.query, at, at.group * QUERY_HEADS + h) + part, turn);
+    }
+    for (var h = select(0u, KEY_HEADS, is_query); h < KEY_HEADS; h += 1u) {
+        rotate_key_word(slice_of(params.key, at, (at.group - params.query_groups) * KEY_HEADS + h) + part, turn);
+    }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn words_one(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let at = place(workgroup, local);
+    if (!is_inside(at)) {
+        return;
+    }
+    let turn = turn_of_words(row_of(at), at.lane);
+    let part = part_of(at.lane);
+    let is_query = at.group < params.query_groups;
+    for (var h = select(QUERY_HEADS, 0u, is_query); h < QUERY_HEADS; h += 1u) {
+        rotate_query_word(slice_of(params.query, at, at.group * QUERY_HEADS + h) + part, turn);
+    }
+    for (var h = select(0u, KEY_HEADS, is_query); h < KEY_HEADS; h += 1u) {
+        rotate_query_word(slice_of(params.key, at, (at.group - params.query_groups) * KEY_HEADS + h) + part, turn);
+    }
+}
+
+// ---- a head at a time, 16-bit elements wherever they lie ----
+
+fn load_half(element: u32) -> vec4<f32> {
+    return widened(vec4((query_words[element >> 1u] >> (16u * (element & 1u))) & 0xffffu));
+}
+
+fn store_half(element: u32, value: vec4<f32>) {
+    let shift = 16u * (element & 1u);
+    let kept = query_words[element >> 1u] & (0xffff0000u >> shift);
+    query_words[element >> 1u] = kept | (narrowed(value).x << shift);
+}
+
+/// One invocation reads and writes all words of its head, one pair after the other.
+@compute @workgroup_size(WORKGROUP)
+fn heads_one(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let at = place(workgroup, local);
+    if (!is_inside(at)) {
+        return;
+    }
+    let row = row_of(at);
+    let slice = slice_of(params.query, at, at.group);
+    for (var k = 0u; k < PAIRS; k += 1u) {
+        let r = bitcast<vec2<f32>>(row_pairs[row + k]);
+        let element = slice + part_of(k);
+        let x = load_half(element);
+        let y = load_half(element + params.distance);
+        store_half(element, turned_x(x, y, vec4(r.x), vec4(r.y)));
+        store_half(element + params.distance, turned_y(x, y, vec4(r.x), vec4(r.y)));
+    }
+}

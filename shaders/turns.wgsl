@@ -1,0 +1,168 @@
+// turns.wgsl: position and frequency to correctly rounded cos and sin, in u32 arithmetic only.
+//
+// The same steps as src/turns.rs, which is its twin on the CPU and says why each is as it is. No float operation touches
+// a value on its way: the results are the bits of f32 numbers, kept in u32. u32 arithmetic wraps; no subtraction of the
+// polynomials goes below zero. A 64-bit value is a vec2<u32> (high, low); a 128-bit value is a vec4<u32>, least
+// significant word first.
+//
+// It has no bindings and no entry points: table.wgsl is joined behind it.
+
+/// The factor of all entries of a table: mantissa / 2^32 * 2^exponent, and a sign in the top bit.
+struct TableFactor {
+    mantissa: u32,
+    exponent: i32,
+    sign: u32,
+    /// 1 where the magnitude is 1, which needs no product.
+    unit: u32,
+}
+
+/// A positive number mantissa / 2^64 * 2^exponent with the top bit set, or zero.
+struct Scaled {
+    mantissa: vec2<u32>,
+    exponent: i32,
+}
+
+fn mul_wide(a: u32, b: u32) -> vec2<u32> {
+    let a0 = a & 0xffffu;
+    let a1 = a >> 16u;
+    let b0 = b & 0xffffu;
+    let b1 = b >> 16u;
+    let m = a1 * b0 + ((a0 * b0) >> 16u);
+    let n = a0 * b1 + (m & 0xffffu);
+    return vec2(a1 * b1 + (m >> 16u) + (n >> 16u), a * b);
+}
+
+fn mul_high(a: u32, b: u32) -> u32 {
+    let a0 = a & 0xffffu;
+    let a1 = a >> 16u;
+    let b0 = b & 0xffffu;
+    let b1 = b >> 16u;
+    let m = a1 * b0 + ((a0 * b0) >> 16u);
+    let n = a0 * b1 + (m & 0xffffu);
+    return a1 * b1 + (m >> 16u) + (n >> 16u);
+}
+
+fn add_low(a: vec2<u32>, b: u32) -> vec2<u32> {
+    let low = a.y + b;
+    return vec2(a.x + select(0u, 1u, low < b), low);
+}
+
+fn subtract(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    return vec2(a.x - b.x - select(0u, 1u, a.y < b.y), a.y - b.y);
+}
+
+/// The high 64 bits of a product, as src/turns.rs defines them: the lowest partial product and the carries of the dropped
+/// parts are left out.
+fn mul_top(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    return add_low(add_low(mul_wide(a.x, b.x), mul_high(a.y, b.x)), mul_high(a.x, b.y));
+}
+
+fn normalised(value: Scaled) -> Scaled {
+    if ((value.mantissa.x & 0x80000000u) != 0u) {
+        return value;
+    }
+    let m = value.mantissa;
+    return Scaled(vec2((m.x << 1u) | (m.y >> 31u), m.y << 1u), value.exponent - 1);
+}
+
+fn times(value: Scaled, factor: TableFactor) -> Scaled {
+    if (factor.unit != 0u) {
+        return value;
+    }
+    // mul_top with a second operand whose low word is 0.
+    let m = add_low(mul_wide(value.mantissa.x, factor.mantissa), mul_high(value.mantissa.y, factor.mantissa));
+    let scaled = normalised(Scaled(m, value.exponent));
+    return Scaled(scaled.mantissa, scaled.exponent + factor.exponent);
+}
+
+/// Rounds to the nearest f32; a carry out of the mantissa moves into the exponent field by itself.
+fn pack(value: Scaled, sign: u32) -> u32 {
+    let top = value.mantissa.x;
+    let rounded = (top >> 8u) + ((top >> 7u) & 1u);
+    let bits = (u32(value.exponent + 125) << 23u) + rounded;
+    return select(bits | sign, 0u, (value.mantissa.x | value.mantissa.y) == 0u);
+}
+
+fn octant_cos(u: vec2<u32>) -> Scaled {
+    let lead = 0x7e738925u - mul_high(u.x, 0x006cbcffu);
+    var h = subtract(vec2(0x00000069u, 0xb47bbd2eu), vec2(0u, mul_high(u.x, lead)));
+    h = subtract(vec2(0x00003c3eu, 0xa0d0d123u), mul_top(u, h));
+    h = subtract(vec2(0x00155d3cu, 0x7e3cb243u), mul_top(u, h));
+    h = subtract(vec2(0x040f07c2u, 0x06d6b011u), mul_top(u, h));
+    h = subtract(vec2(0x4ef4f326u, 0xf9177967u), mul_top(u, h));
+    let drop = mul_top(u, h);
+    if ((drop.x | drop.y) == 0u) {
+        return Scaled(vec2(0x80000000u, 0u), 1);
+    }
+    return Scaled(subtract(vec2(0u, 0u), drop), 0);
+}
+
+/// The top 64 bits of t shifted left until its highest set bit stands on top, and by how much. t is not zero.
+fn leading(t: vec4<u32>) -> Scaled {
+    var words = t;
+    var zeros = 0u;
+    if (words.w == 0u) {
+        words = vec4(0u, words.xyz);
+        zeros += 32u;
+    }
+    if (words.w == 0u) {
+        words = vec4(0u, words.xyz);
+        zeros += 32u;
+    }
+    if (words.w == 0u) {
+        words = vec4(0u, words.xyz);
+        zeros += 32u;
+    }
+    let shift = countLeadingZeros(max(words.w, 1u));
+    // Two shifts in place of one by 32, which WGSL does not define.
+    let high = (words.w << shift) | ((words.z >> 1u) >> (31u - shift));
+    let low = (words.z << shift) | ((words.y >> 1u) >> (31u - shift));
+    return Scaled(vec2(high, low), -i32(zeros + shift));
+}
+
+fn octant_sin(t: vec4<u32>, u: vec2<u32>) -> Scaled {
+    if ((t.x | t.y | t.z | t.w) == 0u) {
+        return Scaled(vec2(0u, 0u), 0);
+    }
+    let lead = 0x07a3bb45u - mul_high(u.x, 0x0005b16eu);
+    var g = subtract(vec2(0x00000007u, 0x8c1d2d41u), vec2(0u, mul_high(u.x, lead)));
+    g = subtract(vec2(0x00000541u, 0xe0d21730u), mul_top(u, g));
+    g = subtract(vec2(0x000265a5u, 0x99cc5585u), mul_top(u, g));
+    g = subtract(vec2(0x00a335e3u, 0x3bad56c9u), mul_top(u, g));
+    g = subtract(vec2(0x14abbce6u, 0x25be52bbu), mul_top(u, g));
+    g = subtract(vec2(0xc90fdaa2u, 0x2168c235u), mul_top(u, g));
+    let m = leading(t);
+    return normalised(Scaled(mul_top(m.mantissa, g), m.exponent));
+}
+
+/// The bits of (cos, sin) of position * rate, both times the factor. `rate` is the magnitude of the frequency in turns,
+/// `rate_sign` its sign in the top bit.
+fn cos_sin(position: i32, rate: vec4<u32>, rate_sign: u32, factor: TableFactor) -> vec2<u32> {
+    let position_sign = bitcast<u32>(position) & 0x80000000u;
+    // -i32::MIN wraps to itself, whose bits are the magnitude.
+    let magnitude = bitcast<u32>(select(position, -position, position < 0));
+    let p0 = mul_wide(magnitude, rate.x);
+    let p1 = add_low(mul_wide(magnitude, rate.y), p0.x);
+    let p2 = add_low(mul_wide(magnitude, rate.z), p1.x);
+    let turn = vec4(p0.y, p1.y, p2.y, magnitude * rate.w + p2.x);
+
+    let octant = turn.w >> 29u;
+    let folded = vec4(
+        turn.x << 3u,
+        (turn.y << 3u) | (turn.x >> 29u),
+        (turn.z << 3u) | (turn.y >> 29u),
+        (turn.w << 3u) | (turn.z >> 29u),
+    );
+    let t = folded ^ vec4(0u - (octant & 1u));
+    let t64 = vec2(t.w, t.z);
+    let u = mul_top(t64, t64);
+    let near = times(octant_cos(u), factor);
+    let far = times(octant_sin(t, u), factor);
+
+    let cos_sign = (((octant + 2u) >> 2u) << 31u) ^ factor.sign;
+    let sin_sign = ((octant >> 2u) << 31u) ^ position_sign ^ rate_sign ^ factor.sign;
+    if (((octant + 1u) & 2u) == 0u) {
+        return vec2(pack(near, cos_sign), pack(far, sin_sign));
+    }
+    return vec2(pack(far, cos_sign), pack(near, sin_sign));
+}

@@ -1,0 +1,543 @@
+//! `GpuContext`: a device of one's own, with upload and read-back, for tools, examples and tests. An application that has a
+//! device uses [`RopeKernel`] alone.
+
+use std::sync::{Arc, Mutex};
+
+use crate::dispatch::Operands;
+use crate::error::{Result, RopeError};
+use crate::frequencies::{Direction, Frequencies};
+use crate::kernel::{KernelOptions, RopeKernel, lock, scoped};
+use crate::layout::{Element, HeadLayout};
+use crate::plan::{Angles, RopePlan, RotateSpec};
+use crate::reference;
+use crate::table::Positions;
+use crate::{Pair, RopeConfig};
+
+const INSTALL: &str = "a GPU driver with Vulkan, Metal or DX12 is needed; without a GPU, Mesa's software driver serves \
+    (Debian and Ubuntu: apt-get install mesa-vulkan-drivers, Fedora: dnf install mesa-vulkan-drivers, Arch: pacman -S vulkan-swrast)";
+
+/// A device with its queue and kernel.
+///
+/// Cheap to clone. This is the only type of the crate that submits and waits.
+#[derive(Debug, Clone)]
+pub struct GpuContext {
+    info: wgpu::AdapterInfo,
+    kernel: RopeKernel,
+    queue: wgpu::Queue,
+    /// The first error that wgpu reported outside of a call that returns it; only on a device made here.
+    reported: Arc<Mutex<Option<String>>>,
+}
+
+/// What a self-test found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SelfTest {
+    /// Entries of a cos/sin table that were made on the device.
+    pub table_entries: usize,
+    /// Those whose bits differ from the CPU's.
+    pub table_differences: usize,
+    /// Channels of f32, f16 and bf16 tensors that were rotated on the device.
+    pub channels: usize,
+    /// Those whose bits differ from the CPU's.
+    pub channel_differences: usize,
+}
+
+impl SelfTest {
+    /// Whether all bits were equal.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.table_differences == 0 && self.channel_differences == 0
+    }
+}
+
+impl GpuContext {
+    /// Every adapter of every backend that was compiled in and is among those of `WGPU_BACKEND`, GPUs first.
+    pub async fn adapters() -> Vec<wgpu::Adapter> {
+        if wgpu::Instance::enabled_backend_features().is_empty() {
+            return Vec::new();
+        }
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        // Validation layers are the business of who debugs a backend, not of a tool's users.
+        descriptor.flags = wgpu::InstanceFlags::empty();
+        descriptor.backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::all());
+        let backends = descriptor.backends;
+        let instance = wgpu::Instance::new(descriptor);
+        let mut adapters = instance.enumerate_adapters(backends).await;
+        if adapters.is_empty() {
+            // Browsers do not enumerate: they hand out one.
+            adapters.extend(
+                instance
+                    .request_adapter(&wgpu::RequestAdapterOptions::default())
+                    .await,
+            );
+        }
+        adapters.retain(|adapter| {
+            adapter
+                .get_downlevel_capabilities()
+                .flags
+                .contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+        });
+        adapters.sort_by_key(|adapter| {
+            let info = adapter.get_info();
+            let kind = match info.device_type {
+                wgpu::DeviceType::DiscreteGpu => 0,
+                wgpu::DeviceType::IntegratedGpu => 1,
+                wgpu::DeviceType::VirtualGpu => 2,
+                wgpu::DeviceType::Other => 3,
+                wgpu::DeviceType::Cpu => 4,
+            };
+            (kind, info.backend == wgpu::Backend::Gl)
+        });
+        adapters
+    }
+
+    /// A device on the best adapter, or on the first one whose name contains `WGPU_ADAPTER_NAME` (in any case).
+    ///
+    /// # Errors
+    /// [`RopeError::NoAdapter`] where there is none, saying what to install; those of [`GpuContext::from_adapter`].
+    pub async fn new() -> Result<Self> {
+        let adapters = Self::adapters().await;
+        let wanted = std::env::var("WGPU_ADAPTER_NAME").ok();
+        let chosen = match &wanted {
+            None => adapters.first(),
+            Some(name) => adapters.iter().find(|adapter| {
+                let found = adapter.get_info().name.to_lowercase();
+                found.contains(&name.to_lowercase())
+            }),
+        };
+        let Some(adapter) = chosen else {
+            let names: Vec<_> = adapters
+                .iter()
+                .map(|adapter| adapter.get_info().name)
+                .collect();
+            return Err(RopeError::NoAdapter(match wanted {
+                Some(name) if !names.is_empty() => {
+                    format!("no adapter is named {name:?}; there are: {}", names.join(", "))
+                }
+                _ => format!("no adapter was found: {INSTALL}"),
+            }));
+        };
+        Self::from_adapter(adapter).await
+    }
+
+    /// [`GpuContext::new`] for programs that are not async.
+    ///
+    /// # Errors
+    /// As for [`GpuContext::new`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn new_blocking() -> Result<Self> {
+        pollster::block_on(Self::new())
+    }
+
+    /// A device on this adapter: wgpu's downlevel defaults as far as the adapter has them, with its own sizes of buffers,
+    /// bindings and workgroups, and timestamps where it has them.
+    ///
+    /// # Errors
+    /// [`RopeError::Device`] where the adapter gives no device; those of [`RopeKernel::new`].
+    pub async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
+        let available = adapter.limits();
+        let limits = wgpu::Limits {
+            max_storage_buffer_binding_size: available.max_storage_buffer_binding_size,
+            max_buffer_size: available.max_buffer_size,
+            max_compute_workgroup_size_x: available.max_compute_workgroup_size_x,
+            max_compute_invocations_per_workgroup: available.max_compute_invocations_per_workgroup,
+            max_compute_workgroups_per_dimension: available.max_compute_workgroups_per_dimension,
+            min_storage_buffer_offset_alignment: available.min_storage_buffer_offset_alignment,
+            min_uniform_buffer_offset_alignment: available.min_uniform_buffer_offset_alignment,
+            ..wgpu::Limits::downlevel_defaults().or_worse_values_from(&available)
+        };
+        Self::with_limits(adapter, limits).await
+    }
+
+    /// A device on this adapter with these limits.
+    ///
+    /// # Errors
+    /// As for [`GpuContext::from_adapter`].
+    pub async fn with_limits(adapter: &wgpu::Adapter, limits: wgpu::Limits) -> Result<Self> {
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("wgpu-rope"),
+                required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
+                required_limits: limits,
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| RopeError::Device {
+                operand: "device",
+                message: error.to_string(),
+            })?;
+        let context = Self::from_device(&device, &queue)?;
+        let reported = context.reported.clone();
+        device.on_uncaptured_error(Arc::new(move |error| {
+            lock(&reported).get_or_insert_with(|| error.to_string());
+        }));
+        Ok(Self {
+            info: adapter.get_info(),
+            ..context
+        })
+    }
+
+    /// A context on the application's own device, with a kernel of its own.
+    ///
+    /// # Errors
+    /// Those of [`RopeKernel::new`].
+    pub fn from_device(device: &wgpu::Device, queue: &wgpu::Queue) -> Result<Self> {
+        let kernel = RopeKernel::new(device, &KernelOptions::default())?;
+        Ok(Self::from_kernel(&kernel, queue))
+    }
+
+    /// A context on the application's own kernel, to run its self-test with.
+    #[must_use]
+    pub fn from_kernel(kernel: &RopeKernel, queue: &wgpu::Queue) -> Self {
+        Self {
+            info: kernel.device().adapter_info(),
+            kernel: kernel.clone(),
+            queue: queue.clone(),
+            reported: Arc::default(),
+        }
+    }
+
+    /// The adapter: name, backend, driver.
+    #[must_use]
+    pub fn info(&self) -> &wgpu::AdapterInfo {
+        &self.info
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn device(&self) -> &wgpu::Device {
+        self.kernel.device()
+    }
+
+    /// The queue.
+    #[must_use]
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.queue
+    }
+
+    /// The kernel.
+    #[must_use]
+    pub fn kernel(&self) -> &RopeKernel {
+        &self.kernel
+    }
+
+    /// A buffer with these contents: usages `STORAGE`, `COPY_SRC`, `COPY_DST` and those given, its size made a multiple of 4.
+    ///
+    /// # Errors
+    /// [`RopeError::OutOfMemory`], [`RopeError::Limit`] or [`RopeError::Device`] where wgpu cannot make it.
+    pub fn upload<T: bytemuck::NoUninit>(
+        &self,
+        data: &[T],
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer> {
+        let bytes: &[u8] = bytemuck::cast_slice(data);
+        let size = (bytes.len() as u64).next_multiple_of(4).max(4);
+        let buffer = self.buffer(
+            "wgpu-rope upload",
+            size,
+            wgpu::BufferUsages::STORAGE
+                | wgpu::BufferUsages::COPY_SRC
+                | wgpu::BufferUsages::COPY_DST
+                | usage,
+        )?;
+        let whole = bytes.len() / 4 * 4;
+        self.queue.write_buffer(&buffer, 0, &bytes[..whole]);
+        if whole < bytes.len() {
+            let mut last = [0; 4];
+            last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
+            self.queue.write_buffer(&buffer, whole as u64, &last);
+        }
+        Ok(buffer)
+    }
+
+    fn buffer(&self, label: &'static str, size: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        let allowed = self.device().limits().max_buffer_size;
+        if size > allowed {
+            return Err(RopeError::Limit {
+                limit: "max_buffer_size",
+                operand: label,
+                needed: size,
+                allowed,
+            });
+        }
+        scoped(self.device(), label, || {
+            self.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size,
+                usage,
+                mapped_at_creation: false,
+            })
+        })
+    }
+
+    /// Records into one compute pass of one encoder, and submits it.
+    ///
+    /// # Errors
+    /// Whatever the closure returns, and then nothing is submitted; [`RopeError::Device`] where wgpu reports an error.
+    pub fn run(
+        &self,
+        record: impl FnOnce(&mut wgpu::ComputePass<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut encoder = self
+            .device()
+            .create_command_encoder(&wgpu::CommandEncoderDescriptor {
+                label: Some("wgpu-rope"),
+            });
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                label: Some("wgpu-rope"),
+                timestamp_writes: None,
+            });
+            record(&mut pass)?;
+        }
+        let commands = scoped(self.device(), "pass", || encoder.finish())?;
+        scoped(self.device(), "submission", || self.queue.submit([commands]))?;
+        self.check()
+    }
+
+    /// Waits until everything submitted is done. In a browser it returns at once.
+    ///
+    /// # Errors
+    /// [`RopeError::Device`] where the device is lost or has reported an error.
+    pub fn wait(&self) -> Result<()> {
+        self.device()
+            .poll(wgpu::PollType::wait_indefinitely())
+            .map_err(|error| RopeError::Device {
+                operand: "device",
+                message: error.to_string(),
+            })?;
+        self.check()
+    }
+
+    fn check(&self) -> Result<()> {
+        match lock(&self.reported).take() {
+            None => Ok(()),
+            Some(message) => Err(RopeError::Device {
+                operand: "device",
+                message,
+            }),
+        }
+    }
+
+    /// Reads `count` values from the start of a buffer that has the usage `COPY_SRC`, after everything submitted before.
+    ///
+    /// # Errors
+    /// [`RopeError::Buffer`] where the buffer is too small or has not the usage; [`RopeError::OutOfMemory`] or
+    /// [`RopeError::Device`] where the copy cannot be made.
+    pub async fn read<T: bytemuck::Pod>(&self, buffer: &wgpu::Buffer, count: usize) -> Result<Vec<T>> {
+        let operand = "read-back";
+        let bytes = count
+            .checked_mul(size_of::<T>())
+            .ok_or_else(|| RopeError::overflow(operand, "bytes must fit usize"))?;
+        let size = (bytes as u64).next_multiple_of(4);
+        if buffer.size() < size || !buffer.usage().contains(wgpu::BufferUsages::COPY_SRC) {
+            return Err(RopeError::buffer(
+                operand,
+                format!("must hold {size} bytes and have the usage COPY_SRC"),
+                format!("{} bytes, {:?}", buffer.size(), buffer.usage()),
+            ));
+        }
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let staging = self.buffer(
+            "wgpu-rope read-back",
+            size,
+            wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+        )?;
+        let mut encoder = self
+            .device()
+            .create_command_encoder(&wgpu::CommandEncoderDescriptor {
+                label: Some("wgpu-rope read-back"),
+            });
+        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
+        let commands = scoped(self.device(), operand, || encoder.finish())?;
+        scoped(self.device(), operand, || self.queue.submit([commands]))?;
+        let (sender, receiver) = futures_intrusive::channel::shared::oneshot_channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            // The receiver is gone only where nobody waits for the answer.
+            let _ = sender.send(result);
+        });
+        self.wait()?;
+        let lost = |message: String| RopeError::Device { operand, message };
+        match receiver.receive().await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Err(lost(error.to_string())),
+            None => return Err(lost("the mapping was dropped".into())),
+        }
+        let mapped = staging
+            .get_mapped_range(..)
+            .map_err(|error| lost(error.to_string()))?;
+        Ok(bytemuck::pod_collect_to_vec(&mapped[..bytes]))
+    }
+
+    /// [`GpuContext::read`] for programs that are not async.
+    ///
+    /// # Errors
+    /// As for [`GpuContext::read`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read_blocking<T: bytemuck::Pod>(&self, buffer: &wgpu::Buffer, count: usize) -> Result<Vec<T>> {
+        pollster::block_on(self.read(buffer, count))
+    }
+
+    /// Uploads tensors, fills a table for `positions` (one for each row that the specification reads), rotates, and
+    /// reads the tensors back into their slices.
+    ///
+    /// # Errors
+    /// Whatever the steps return; the slices are then as they were.
+    pub async fn rotate<T: Element>(
+        &self,
+        spec: &RotateSpec,
+        frequencies: &Frequencies,
+        positions: &[i32],
+        direction: Direction,
+        query: &mut [T],
+        key: Option<&mut [T]>,
+    ) -> Result<()> {
+        let element = |operand, planned: Option<(HeadLayout, _)>| match planned {
+            Some((_, planned)) if planned != T::TYPE => Err(RopeError::layout(
+                operand,
+                format!("elements are planned as {planned:?}"),
+                format!("{:?}", T::TYPE),
+            )),
+            _ => Ok(()),
+        };
+        element("query", Some(spec.query()))?;
+        element("key", spec.key())?;
+        let plan = RopePlan::new(spec, self.kernel.limits())?;
+        let rows = u32::try_from(positions.len())
+            .map_err(|_| RopeError::overflow("positions", "their number must fit u32"))?;
+        let table = self
+            .kernel
+            .table(frequencies, rows, Angles::Exact, direction)?;
+        let ids = self.upload(positions, wgpu::BufferUsages::empty())?;
+        let fill = table.bind_positions(Positions::Ids(ids.slice(..)))?;
+        let query_buffer = self.upload(query, wgpu::BufferUsages::empty())?;
+        let key_buffer = key
+            .as_deref()
+            .map(|key| self.upload(key, wgpu::BufferUsages::empty()))
+            .transpose()?;
+        let mut operands = Operands::new(query_buffer.slice(..));
+        if let Some(key) = &key_buffer {
+            operands = operands.with_key(key.slice(..));
+        }
+        let dispatch = self.kernel.prepare(&plan)?.bind(&operands, &table)?;
+        self.run(|pass| {
+            fill.record(pass, rows)?;
+            dispatch.record(pass, spec.tokens())
+        })?;
+        let rotated_query = self.read(&query_buffer, query.len()).await?;
+        if let (Some(key), Some(buffer)) = (key, key_buffer) {
+            let rotated_key = self.read(&buffer, key.len()).await?;
+            key.copy_from_slice(&rotated_key);
+        }
+        query.copy_from_slice(&rotated_query);
+        Ok(())
+    }
+
+    /// [`GpuContext::rotate`] for programs that are not async.
+    ///
+    /// # Errors
+    /// As for [`GpuContext::rotate`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn rotate_blocking<T: Element>(
+        &self,
+        spec: &RotateSpec,
+        frequencies: &Frequencies,
+        positions: &[i32],
+        direction: Direction,
+        query: &mut [T],
+        key: Option<&mut [T]>,
+    ) -> Result<()> {
+        pollster::block_on(self.rotate(spec, frequencies, positions, direction, query, key))
+    }
+
+    /// Makes 1,088 table entries on the device (frequencies of both signs from 2^-64 to 2^16, positions up to the ends of i32,
+    /// an attention factor) and rotates tensors of every element type, and compares all bits with the CPU's. An
+    /// application can call it at start-up; it takes milliseconds.
+    ///
+    /// # Errors
+    /// [`RopeError`] where something could not be made or run; differing bits are in the result.
+    pub async fn self_test(&self) -> Result<SelfTest> {
+        const POSITIONS: [i32; 17] = [
+            0, 1, -1, 2, 3, 17, 4095, -4096, 131_071, 1_048_576, 16_777_217, -16_777_217,
+            1_686_629_713, 2_147_483_646, i32::MAX, i32::MIN, -2_147_483_647,
+        ];
+        let ladder = (0..64).map(|k| {
+            let magnitude = libm::exp2(16.0 - f64::from(k) * 80.0 / 63.0);
+            Pair {
+                inv_freq: if k % 3 == 2 { -magnitude } else { magnitude },
+                axis: 0,
+            }
+        });
+        let frequencies = Frequencies::from_pairs(ladder, 1.190_238_071_161_14)?;
+        let rows = u32::try_from(POSITIONS.len()).unwrap_or(0);
+        let table = self
+            .kernel
+            .table(&frequencies, rows, Angles::Exact, Direction::Forward)?;
+        let ids = self.upload(&POSITIONS, wgpu::BufferUsages::empty())?;
+        let fill = table.bind_positions(Positions::Ids(ids.slice(..)))?;
+        self.run(|pass| fill.record(pass, rows))?;
+        let expected = reference::table(&frequencies, POSITIONS, Direction::Forward)?;
+        let made: Vec<[u32; 2]> = self.read(table.buffer(), expected.len()).await?;
+        let table_differences = expected
+            .iter()
+            .zip(&made)
+            .filter(|(expected, made)| expected.map(f32::to_bits) != **made)
+            .count();
+
+        let mut found = SelfTest {
+            table_entries: expected.len(),
+            table_differences,
+            channels: 0,
+            channel_differences: 0,
+        };
+        self.self_test_rotation::<f32>(&frequencies, &POSITIONS, &expected, &mut found)
+            .await?;
+        self.self_test_rotation::<half::f16>(&frequencies, &POSITIONS, &expected, &mut found)
+            .await?;
+        self.self_test_rotation::<half::bf16>(&frequencies, &POSITIONS, &expected, &mut found)
+            .await?;
+        Ok(found)
+    }
+
+    async fn self_test_rotation<T: Element>(
+        &self,
+        frequencies: &Frequencies,
+        positions: &[i32],
+        rows: &[[f32; 2]],
+        found: &mut SelfTest,
+    ) -> Result<()> {
+        let tokens = u32::try_from(positions.len()).unwrap_or(0);
+        let config = RopeConfig::new(128);
+        let layout = HeadLayout::bshd(tokens, 2, 128);
+        let spec = RotateSpec::new(&config, 1, tokens, layout, T::TYPE);
+        let mut state = 1_u32;
+        let mut expected: Vec<T> = (0..positions.len() * 256)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                // 2^-4 to 2^4, both signs: no result is denormal in any type.
+                T::narrow(f32::from_bits((state & 0x80ff_ffff) | 0x3d80_0000))
+            })
+            .collect();
+        let mut rotated = expected.clone();
+        reference::rotate(&spec, rows, &mut expected, None)?;
+        self.rotate(&spec, frequencies, positions, Direction::Forward, &mut rotated, None)
+            .await?;
+        found.channels += expected.len();
+        found.channel_differences += expected
+            .iter()
+            .zip(&rotated)
+            .filter(|(a, b)| bytemuck::bytes_of(*a) != bytemuck::bytes_of(*b))
+            .count();
+        Ok(())
+    }
+
+    /// [`GpuContext::self_test`] for programs that are not async.
+    ///
+    /// # Errors
+    /// As for [`GpuContext::self_test`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn self_test_blocking(&self) -> Result<SelfTest> {
+        pollster::block_on(self.self_test())
+    }
+}

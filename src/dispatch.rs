@@ -1,0 +1,391 @@
+//! From a plan to recorded dispatches: `PreparedRope`, `RopeDispatch`.
+
+use std::collections::HashMap;
+use std::num::NonZero;
+use std::sync::{Arc, Mutex};
+
+use crate::error::{Result, RopeError};
+use crate::kernel::{Pipeline, RopeKernel, lock, scoped};
+use crate::plan::{Placement, PlannedDispatch, Resource, RopePlan};
+use crate::table::CosSinTable;
+
+/// Placements whose uniform buffers are kept. Past that many the cache starts anew; dispatches keep what they use.
+const KEPT_PLACEMENTS: usize = 256;
+
+/// The tensors of a rotation: parts of the caller's buffers, which need [`wgpu::BufferUsages::STORAGE`].
+///
+/// A slice starts where the tensor's layout starts counting (a layout's own offset comes on top), at a multiple of 4 bytes.
+/// Query and key may lie in one buffer as long as they share no element. Multiples of the device's
+/// `min_storage_buffer_offset_alignment` bind fastest, and multiples of 16 bytes rotate fastest.
+#[derive(Debug, Clone, Copy)]
+pub struct Operands<'a> {
+    query: wgpu::BufferSlice<'a>,
+    key: Option<wgpu::BufferSlice<'a>>,
+}
+
+impl<'a> Operands<'a> {
+    /// The query, or whichever one tensor the plan is for.
+    #[must_use]
+    pub fn new(query: wgpu::BufferSlice<'a>) -> Self {
+        Self { query, key: None }
+    }
+
+    /// The key of a plan with two tensors. For packed QKV it is the same slice as the query.
+    #[must_use]
+    pub fn with_key(self, key: wgpu::BufferSlice<'a>) -> Self {
+        Self {
+            key: Some(key),
+            ..self
+        }
+    }
+}
+
+/// A plan on a device: pipelines and uniform buffers, shared by all layers.
+///
+/// Cheap to clone, shared between threads.
+#[derive(Debug, Clone)]
+pub struct PreparedRope {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    kernel: RopeKernel,
+    plan: RopePlan,
+    /// What each placement takes, byte ranges relative to the aligned starts of the operands.
+    placements: Mutex<HashMap<Placement, Arc<[Step]>>>,
+}
+
+#[derive(Debug)]
+struct Step {
+    planned: PlannedDispatch,
+    pipeline: Pipeline,
+}
+
+impl PreparedRope {
+    pub(crate) fn new(kernel: &RopeKernel, plan: &RopePlan) -> Result<Self> {
+        let prepared = Self {
+            shared: Arc::new(Shared {
+                kernel: kernel.clone(),
+                plan: plan.clone(),
+                placements: Mutex::default(),
+            }),
+        };
+        prepared.steps(Placement::default())?;
+        Ok(prepared)
+    }
+
+    /// What was planned.
+    #[must_use]
+    pub fn plan(&self) -> &RopePlan {
+        &self.shared.plan
+    }
+
+    fn steps(&self, placement: Placement) -> Result<Arc<[Step]>> {
+        if let Some(steps) = lock(&self.shared.placements).get(&placement) {
+            return Ok(steps.clone());
+        }
+        let steps: Arc<[Step]> = self
+            .plan()
+            .dispatches(placement)?
+            .into_iter()
+            .map(|planned| {
+                let pipeline = self.shared.kernel.rotate_pipeline(&planned)?;
+                Ok(Step { planned, pipeline })
+            })
+            .collect::<Result<_>>()?;
+        let mut placements = lock(&self.shared.placements);
+        if placements.len() >= KEPT_PLACEMENTS {
+            placements.clear();
+        }
+        placements.insert(placement, steps.clone());
+        Ok(steps)
+    }
+
+    /// Binds tensors and a table: a bind group for each dispatch, and nothing else where operands lie as others before did
+    /// relative to the storage alignment.
+    ///
+    /// # Errors
+    /// Nothing is bound and
+    /// - [`RopeError::Buffer`] says that a buffer has not the usage `STORAGE`, that a slice is too small or starts at a byte that is not
+    ///   a multiple of 4;
+    /// - [`RopeError::Layout`] that a key is missing or not planned, or that query and key share an element;
+    /// - [`RopeError::Table`] that the table has another width, too few rows, or another device;
+    /// - [`RopeError::Device`] what wgpu reports, such as a buffer of another device.
+    pub fn bind(&self, operands: &Operands<'_>, table: &CosSinTable) -> Result<RopeDispatch> {
+        let plan = self.plan();
+        let spec = plan.spec();
+        let (query_bytes, key_bytes) = plan.bytes()?;
+        view("query", operands.query, query_bytes)?;
+        match (operands.key, key_bytes) {
+            (Some(key), Some(bytes)) => view("key", key, bytes)?,
+            (None, None) => {}
+            (given, _) => {
+                return Err(RopeError::layout(
+                    "key",
+                    "must be given exactly where the plan has one",
+                    if given.is_some() { "one" } else { "none" },
+                ));
+            }
+        }
+        let pairs = spec.config().rotary_dim() / 2;
+        if table.plan().width() != pairs {
+            return Err(RopeError::table(
+                format!("must have {pairs} pairs, rotary_dim / 2"),
+                table.plan().width(),
+            ));
+        }
+        let rows = spec.rows_needed(spec.tokens());
+        if u64::from(table.plan().rows()) < rows {
+            return Err(RopeError::table(
+                format!("must have at least {rows} rows for the planned tokens"),
+                table.plan().rows(),
+            ));
+        }
+        let device = self.shared.kernel.device();
+        if table.kernel().device() != device {
+            return Err(RopeError::table("must be of the plan's device", "another device"));
+        }
+
+        for (operand, slice) in [("query", Some(operands.query)), ("key", operands.key)] {
+            if slice.is_some_and(|slice| slice.buffer() == table.buffer()) {
+                return Err(RopeError::buffer(
+                    operand,
+                    "must not be the buffer of the table",
+                    "that buffer",
+                ));
+            }
+        }
+
+        // Only what is left of the offsets past an aligned start enters the uniforms, so that layers share them.
+        let alignment = plan.limits().alignment();
+        let aligned = |offset: u64| offset / alignment * alignment;
+        let query = operands.query;
+        let key = operands.key.unwrap_or(query);
+        let shared = operands.key.is_some() && query.buffer() == key.buffer();
+        let (query_base, key_base) = if shared {
+            let base = aligned(query.offset().min(key.offset()));
+            (base, base)
+        } else {
+            (aligned(query.offset()), aligned(key.offset()))
+        };
+        let steps = self.steps(Placement {
+            query: query.offset() - query_base,
+            key: if operands.key.is_some() {
+                key.offset() - key_base
+            } else {
+                0
+            },
+            shared,
+        })?;
+        let steps = steps
+            .iter()
+            .map(|step| {
+                let entries: Vec<_> = step
+                    .planned
+                    .bindings
+                    .iter()
+                    .map(|bound| {
+                        let (buffer, base) = match bound.resource {
+                            Resource::Uniform => (&step.pipeline.uniform, 0),
+                            Resource::Query => (query.buffer(), query_base),
+                            Resource::Key => (key.buffer(), key_base),
+                            _ => (table.buffer(), 0),
+                        };
+                        wgpu::BindGroupEntry {
+                            binding: bound.binding,
+                            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                                buffer,
+                                offset: base + bound.bytes.start,
+                                size: NonZero::new(bound.bytes.end - bound.bytes.start),
+                            }),
+                        }
+                    })
+                    .collect();
+                let bind_group = scoped(device, "operands", || {
+                    device.create_bind_group(&wgpu::BindGroupDescriptor {
+                        label: Some("wgpu-rope rotate"),
+                        layout: &step.pipeline.layout,
+                        entries: &entries,
+                    })
+                })?;
+                Ok(BoundStep {
+                    planned: step.planned.clone(),
+                    pipeline: step.pipeline.pipeline.clone(),
+                    bind_group,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(RopeDispatch {
+            shared: Arc::new(Bound {
+                plan: plan.clone(),
+                table: table.clone(),
+                tensors: [query.buffer().clone(), key.buffer().clone()],
+                steps,
+            }),
+        })
+    }
+}
+
+/// A rotation of particular tensors with a particular table, ready to be recorded any number of times.
+///
+/// Cheap to clone, shared between threads.
+#[derive(Debug, Clone)]
+pub struct RopeDispatch {
+    shared: Arc<Bound>,
+}
+
+#[derive(Debug)]
+struct Bound {
+    plan: RopePlan,
+    table: CosSinTable,
+    tensors: [wgpu::Buffer; 2],
+    steps: Vec<BoundStep>,
+}
+
+#[derive(Debug)]
+struct BoundStep {
+    planned: PlannedDispatch,
+    pipeline: wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+}
+
+impl RopeDispatch {
+    /// How many dispatches a recording takes: 1, but for tensors past the largest binding and for query and key that cannot
+    /// share one.
+    #[must_use]
+    pub fn dispatches(&self) -> usize {
+        self.shared.steps.len()
+    }
+
+    /// Records the rotation, in place, of the first `tokens` tokens of each batch entry. Sets pipeline and bind group 0 of
+    /// the pass; nothing is submitted, polled, written or allocated beyond what wgpu's own three calls do.
+    ///
+    /// # Errors
+    /// Nothing is recorded and
+    /// - [`RopeError::Count`] says that more tokens are asked for than planned, or fewer where the grid had to be folded;
+    /// - [`RopeError::Table`] that no recorded fill has made all rows these tokens read.
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) -> Result<()> {
+        let Bound { plan, steps, .. } = &*self.shared;
+        plan.check_tokens(tokens)?;
+        self.check_filled(tokens)?;
+        if steps.iter().any(|step| step.planned.is_folded()) {
+            for step in steps {
+                step.planned.workgroups(tokens)?;
+            }
+        }
+        for step in steps {
+            let [x, y, z] = step.planned.workgroups(tokens)?;
+            if y > 0 {
+                pass.set_pipeline(&step.pipeline);
+                pass.set_bind_group(0, &step.bind_group, &[]);
+                pass.dispatch_workgroups(x, y, z);
+            }
+        }
+        Ok(())
+    }
+
+    /// Records the rotation with its workgroup counts in a buffer: three u32 at byte `offset`, as
+    /// [`RopePlan::workgroups`] gives them. Counts beyond the plan rotate what is planned and nothing else.
+    ///
+    /// # Errors
+    /// Nothing is recorded and
+    /// - [`RopeError::Buffer`] says that the buffer has not the usage `INDIRECT`, that `offset` is not a multiple of 4 or that the arguments do not fit;
+    /// - [`RopeError::Count`] that the rotation takes several dispatches or a folded grid;
+    /// - [`RopeError::Table`] that no recorded fill has made all planned rows.
+    pub fn record_indirect(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        arguments: &wgpu::Buffer,
+        offset: u64,
+    ) -> Result<()> {
+        let operand = "indirect arguments";
+        if !arguments.usage().contains(wgpu::BufferUsages::INDIRECT) {
+            return Err(RopeError::buffer(
+                operand,
+                "must have the usage INDIRECT",
+                format!("{:?}", arguments.usage()),
+            ));
+        }
+        if !offset.is_multiple_of(4) {
+            return Err(RopeError::buffer(
+                operand,
+                "byte offset must be a multiple of 4",
+                offset,
+            ));
+        }
+        if offset.checked_add(12).is_none_or(|end| end > arguments.size()) {
+            return Err(RopeError::buffer(
+                operand,
+                format!("must hold 12 bytes at byte {offset}"),
+                format!("{} bytes", arguments.size()),
+            ));
+        }
+        if self.shared.tensors.contains(arguments) {
+            return Err(RopeError::buffer(
+                operand,
+                "must not be in the buffer of a tensor",
+                "that buffer",
+            ));
+        }
+        self.check_filled(self.shared.plan.spec().tokens())?;
+        match self.shared.steps.as_slice() {
+            [only] if !only.planned.is_folded() => {
+                pass.set_pipeline(&only.pipeline);
+                pass.set_bind_group(0, &only.bind_group, &[]);
+                pass.dispatch_workgroups_indirect(arguments, offset);
+                Ok(())
+            }
+            several => Err(RopeError::Count {
+                operand: "dispatches",
+                rule: "must be one, with a grid that is not folded, for indirect arguments".into(),
+                got: several.len() as u64,
+            }),
+        }
+    }
+
+    fn check_filled(&self, tokens: u32) -> Result<()> {
+        let needed = self.shared.plan.spec().rows_needed(tokens);
+        let filled = self.shared.table.filled_rows();
+        if u64::from(filled) < needed {
+            return Err(RopeError::table(
+                format!("must have {needed} rows filled by recorded fills"),
+                filled,
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Checks that a slice can be a storage binding.
+pub(crate) fn storage(operand: &'static str, slice: wgpu::BufferSlice<'_>) -> Result<()> {
+    let usage = slice.buffer().usage();
+    if !usage.contains(wgpu::BufferUsages::STORAGE) {
+        return Err(RopeError::buffer(
+            operand,
+            "must have the usage STORAGE",
+            format!("{usage:?}"),
+        ));
+    }
+    if !slice.offset().is_multiple_of(4) {
+        return Err(RopeError::buffer(
+            operand,
+            "byte offset must be a multiple of 4",
+            slice.offset(),
+        ));
+    }
+    Ok(())
+}
+
+/// Checks that a slice can hold a view of `bytes` bytes.
+fn view(operand: &'static str, slice: wgpu::BufferSlice<'_>, bytes: u64) -> Result<()> {
+    storage(operand, slice)?;
+    if slice.size() < bytes {
+        return Err(RopeError::buffer(
+            operand,
+            format!("must hold {bytes} bytes from byte {} on", slice.offset()),
+            format!("{} bytes", slice.size()),
+        ));
+    }
+    Ok(())
+}

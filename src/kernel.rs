@@ -1,0 +1,425 @@
+//! `RopeKernel`: the pipelines of one device. Tables and prepared rotations are made from it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::dispatch::PreparedRope;
+use crate::error::{Result, RopeError};
+use crate::frequencies::{Direction, Frequencies};
+use crate::plan::{
+    Angles, Limits, Placement, PlannedDispatch, ROTATE_WGSL, Resource, RopePlan, TABLE_WGSL,
+    TablePlan,
+};
+use crate::table::CosSinTable;
+
+/// What a kernel may be given beside its device.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct KernelOptions {
+    /// A pipeline cache of the device, for drivers that keep none of their own (Vulkan on Android, mostly).
+    pub pipeline_cache: Option<wgpu::PipelineCache>,
+}
+
+/// The shaders of this crate on one device, and the pipelines made of them so far.
+///
+/// Cheap to clone, shared between threads. It keeps its own clone of the device, and never submits, polls, writes through the
+/// queue or sets a callback.
+#[derive(Debug, Clone)]
+pub struct RopeKernel {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    device: wgpu::Device,
+    limits: Limits,
+    rotate: Stage,
+    table: Stage,
+    pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+    cache: Option<wgpu::PipelineCache>,
+}
+
+/// A shader module, and its layouts with three and with four bindings.
+#[derive(Debug)]
+struct Stage {
+    module: wgpu::ShaderModule,
+    layouts: [(wgpu::BindGroupLayout, wgpu::PipelineLayout); 2],
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct PipelineKey {
+    entry_point: &'static str,
+    constants: Vec<u64>,
+}
+
+/// A pipeline with what its bind groups are made from.
+#[derive(Debug, Clone)]
+pub(crate) struct Pipeline {
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
+    pub(crate) uniform: wgpu::Buffer,
+}
+
+impl RopeKernel {
+    /// The features to request of an adapter for this crate: none.
+    #[must_use]
+    pub fn required_features() -> wgpu::Features {
+        wgpu::Features::empty()
+    }
+
+    /// The limits to request of an adapter: wgpu's downlevel defaults serve every rotation, since larger tensors are
+    /// rotated in windows; only the storage binding and the buffer size are raised, to hold a table of `rows` rows for
+    /// these frequencies. Merge them with your own (`Limits::or_better_values_from`).
+    #[must_use]
+    pub fn required_limits(frequencies: &Frequencies, rows: u32) -> wgpu::Limits {
+        let bytes = (frequencies.len() as u64).next_multiple_of(2) * 8 * u64::from(rows);
+        let base = wgpu::Limits::downlevel_defaults();
+        wgpu::Limits {
+            max_storage_buffer_binding_size: base.max_storage_buffer_binding_size.max(bytes),
+            max_buffer_size: base.max_buffer_size.max(bytes),
+            ..base
+        }
+    }
+
+    /// Compiles the shader modules for a device. Pipelines are made when a plan first needs them; see [`RopeKernel::warm`].
+    ///
+    /// # Errors
+    /// [`RopeError::Limit`] where the device has less than the baseline; [`RopeError::Device`] where wgpu refuses a module.
+    pub fn new(device: &wgpu::Device, options: &KernelOptions) -> Result<Self> {
+        let device = device.clone();
+        let limits = device.limits();
+        for (limit, needed, allowed) in [
+            (
+                "max_storage_buffers_per_shader_stage",
+                4,
+                limits.max_storage_buffers_per_shader_stage,
+            ),
+            (
+                "max_uniform_buffers_per_shader_stage",
+                1,
+                limits.max_uniform_buffers_per_shader_stage,
+            ),
+            (
+                "max_compute_invocations_per_workgroup",
+                64,
+                limits.max_compute_invocations_per_workgroup,
+            ),
+            (
+                "max_compute_workgroup_size_x",
+                64,
+                limits.max_compute_workgroup_size_x,
+            ),
+            (
+                "max_compute_workgroups_per_dimension",
+                1,
+                limits.max_compute_workgroups_per_dimension,
+            ),
+        ] {
+            if allowed < needed {
+                return Err(RopeError::Limit {
+                    limit,
+                    operand: "kernel",
+                    needed: needed.into(),
+                    allowed: allowed.into(),
+                });
+            }
+        }
+        let limits = Limits {
+            max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
+            min_storage_buffer_offset_alignment: limits.min_storage_buffer_offset_alignment,
+            max_compute_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
+            max_compute_invocations_per_workgroup: limits
+                .max_compute_invocations_per_workgroup
+                .min(limits.max_compute_workgroup_size_x),
+            cpu: device.adapter_info().device_type == wgpu::DeviceType::Cpu,
+        };
+        let (rotate, table) = scoped(&device, "kernel", || {
+            use Resource::{Key, Pairs, Positions, Query, Rows, Uniform};
+            (
+                Stage::new(&device, "rotate", ROTATE_WGSL, [Uniform, Rows, Query, Key], 2),
+                Stage::new(&device, "table", TABLE_WGSL, [Uniform, Pairs, Rows, Positions], 1),
+            )
+        })?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                device,
+                limits,
+                rotate,
+                table,
+                pipelines: Mutex::default(),
+                cache: options.pipeline_cache.clone(),
+            }),
+        })
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn device(&self) -> &wgpu::Device {
+        &self.shared.device
+    }
+
+    /// The device's limits as plans want them.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    /// Makes an empty table of `rows` rows on the device: `rows * width * 8` bytes, the width made even.
+    ///
+    /// Its rows are made by [`CosSinTable::bind_positions`] and a recorded fill.
+    ///
+    /// # Errors
+    /// Those of [`TablePlan::new`]; [`RopeError::OutOfMemory`] and [`RopeError::Device`] where wgpu cannot make the buffers.
+    pub fn table(
+        &self,
+        frequencies: &Frequencies,
+        rows: u32,
+        angles: Angles,
+        direction: Direction,
+    ) -> Result<CosSinTable> {
+        let plan = TablePlan::new(frequencies, rows, angles, direction, self.limits())?;
+        CosSinTable::new(self, plan)
+    }
+
+    /// Makes what all bindings of a plan share: the pipeline and the uniform buffer for tensors that start on the device's
+    /// storage alignment, each in a buffer of its own. Other placements are added when they are first bound.
+    ///
+    /// # Errors
+    /// [`RopeError::Limit`] where the plan was made for limits that this device does not have; [`RopeError::Device`] or
+    /// [`RopeError::OutOfMemory`] where wgpu cannot make an object.
+    pub fn prepare(&self, plan: &RopePlan) -> Result<PreparedRope> {
+        let (planned, own) = (plan.limits(), self.limits());
+        let fits = [
+            (
+                "max_storage_buffer_binding_size",
+                planned.max_storage_buffer_binding_size,
+                own.max_storage_buffer_binding_size,
+            ),
+            (
+                "max_compute_workgroups_per_dimension",
+                planned.max_compute_workgroups_per_dimension.into(),
+                own.max_compute_workgroups_per_dimension.into(),
+            ),
+            (
+                "max_compute_invocations_per_workgroup",
+                planned.max_compute_invocations_per_workgroup.into(),
+                own.max_compute_invocations_per_workgroup.into(),
+            ),
+        ];
+        for (limit, needed, allowed) in fits {
+            if needed > allowed {
+                return Err(RopeError::Limit {
+                    limit,
+                    operand: "plan",
+                    needed,
+                    allowed,
+                });
+            }
+        }
+        if planned.alignment() < own.alignment() {
+            return Err(RopeError::Limit {
+                limit: "min_storage_buffer_offset_alignment",
+                operand: "plan",
+                needed: planned.alignment(),
+                allowed: own.alignment(),
+            });
+        }
+        PreparedRope::new(self, plan)
+    }
+
+    /// Compiles the pipelines of these plans now, so that no later call waits for the driver's compiler.
+    ///
+    /// # Errors
+    /// [`RopeError::Device`] where wgpu refuses a pipeline.
+    pub fn warm<'a>(&self, plans: impl IntoIterator<Item = &'a RopePlan>) -> Result<()> {
+        for plan in plans {
+            for dispatch in plan.dispatches(Placement::default())? {
+                self.compile(&self.shared.rotate, &dispatch)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn rotate_pipeline(&self, dispatch: &PlannedDispatch) -> Result<Pipeline> {
+        self.pipeline(&self.shared.rotate, dispatch, "wgpu-rope rotate params")
+    }
+
+    pub(crate) fn table_pipeline(&self, dispatch: &PlannedDispatch) -> Result<Pipeline> {
+        self.pipeline(&self.shared.table, dispatch, "wgpu-rope table params")
+    }
+
+    fn pipeline(
+        &self,
+        stage: &Stage,
+        dispatch: &PlannedDispatch,
+        label: &'static str,
+    ) -> Result<Pipeline> {
+        Ok(Pipeline {
+            pipeline: self.compile(stage, dispatch)?,
+            layout: stage.layouts(dispatch).0.clone(),
+            uniform: self.buffer_of(label, wgpu::BufferUsages::UNIFORM, &dispatch.uniform)?,
+        })
+    }
+
+    fn compile(&self, stage: &Stage, dispatch: &PlannedDispatch) -> Result<wgpu::ComputePipeline> {
+        let key = PipelineKey {
+            entry_point: dispatch.entry_point,
+            constants: dispatch
+                .constants
+                .iter()
+                .map(|(_, value)| value.to_bits())
+                .collect(),
+        };
+        if let Some(pipeline) = lock(&self.shared.pipelines).get(&key) {
+            return Ok(pipeline.clone());
+        }
+        // Compiled without holding the lock: two threads may do it twice, none waits for another's compiler.
+        let label = format!("wgpu-rope {}", dispatch.entry_point);
+        let pipeline = scoped(self.device(), "pipeline", || {
+            self.device()
+                .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                    label: Some(&label),
+                    layout: Some(&stage.layouts(dispatch).1),
+                    module: &stage.module,
+                    entry_point: Some(dispatch.entry_point),
+                    compilation_options: wgpu::PipelineCompilationOptions {
+                        constants: &dispatch.constants,
+                        zero_initialize_workgroup_memory: false,
+                    },
+                    cache: self.shared.cache.as_ref(),
+                })
+        })?;
+        lock(&self.shared.pipelines).insert(key, pipeline.clone());
+        Ok(pipeline)
+    }
+
+    /// A small buffer with its contents, without a write through the queue.
+    pub(crate) fn buffer_of(
+        &self,
+        label: &'static str,
+        usage: wgpu::BufferUsages,
+        words: &[u32],
+    ) -> Result<wgpu::Buffer> {
+        let bytes: &[u8] = bytemuck::cast_slice(words);
+        let buffer = scoped(self.device(), label, || {
+            self.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size: bytes.len() as u64,
+                usage,
+                mapped_at_creation: true,
+            })
+        })?;
+        buffer
+            .get_mapped_range_mut(..)
+            .map_err(|error| RopeError::Device {
+                operand: label,
+                message: error.to_string(),
+            })?
+            .copy_from_slice(bytes);
+        buffer.unmap();
+        Ok(buffer)
+    }
+}
+
+impl Stage {
+    /// `written` is the binding from which on bindings are read-write, but for positions.
+    fn new(
+        device: &wgpu::Device,
+        name: &str,
+        text: &str,
+        resources: [Resource; 4],
+        written: usize,
+    ) -> Self {
+        let label = format!("wgpu-rope {name}");
+        let label = Some(label.as_str());
+        let entries: Vec<_> = (0..)
+            .zip(resources)
+            .map(|(binding, resource)| wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: match resource {
+                        Resource::Uniform => wgpu::BufferBindingType::Uniform,
+                        Resource::Pairs | Resource::Positions => {
+                            wgpu::BufferBindingType::Storage { read_only: true }
+                        }
+                        Resource::Rows => wgpu::BufferBindingType::Storage {
+                            read_only: written == 2,
+                        },
+                        Resource::Query | Resource::Key => {
+                            wgpu::BufferBindingType::Storage { read_only: false }
+                        }
+                    },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            })
+            .collect();
+        Self {
+            module: device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label,
+                source: wgpu::ShaderSource::Wgsl(text.into()),
+            }),
+            layouts: [3, 4].map(|bindings| {
+                let group = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                    label,
+                    entries: &entries[..bindings],
+                });
+                let pipeline = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                    label,
+                    bind_group_layouts: &[Some(&group)],
+                    immediate_size: 0,
+                });
+                (group, pipeline)
+            }),
+        }
+    }
+
+    fn layouts(&self, dispatch: &PlannedDispatch) -> &(wgpu::BindGroupLayout, wgpu::PipelineLayout) {
+        &self.layouts[usize::from(dispatch.bindings.len() > 3)]
+    }
+}
+
+/// A lock whose holder cannot leave it half changed: a panic elsewhere does not make it unusable.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes an object and turns what wgpu reports into an error, instead of leaving it to the application's handler.
+///
+/// In a browser the report would come later than the object; there it goes to the application's handler.
+pub(crate) fn scoped<T>(
+    device: &wgpu::Device,
+    operand: &'static str,
+    make: impl FnOnce() -> T,
+) -> Result<T> {
+    #[cfg(target_arch = "wasm32")]
+    {
+        let _ = (device, operand);
+        Ok(make())
+    }
+    #[cfg(not(target_arch = "wasm32"))]
+    {
+        let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let made = make();
+        // These futures are ready at once on every native backend.
+        for scope in [validation, memory, internal] {
+            match pollster::block_on(scope.pop()) {
+                None => {}
+                Some(wgpu::Error::OutOfMemory { .. }) => {
+                    return Err(RopeError::OutOfMemory { operand, bytes: 0 });
+                }
+                Some(error) => {
+                    return Err(RopeError::Device {
+                        operand,
+                        message: error.to_string(),
+                    });
+                }
+            }
+        }
+        Ok(made)
+    }
+}

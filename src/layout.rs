@@ -1,0 +1,423 @@
+//! Where the channels of a tensor lie: element types, shapes, strides, and whether two views share an element.
+
+use crate::error::{Result, RopeError};
+
+/// How a channel is stored. Arithmetic is f32 whatever the storage; 16-bit results are rounded to nearest even.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum ElementType {
+    /// 32-bit float.
+    #[default]
+    F32,
+    /// IEEE 754 half precision, two to a u32 word, the first in the low half.
+    F16,
+    /// bfloat16, two to a u32 word, the first in the low half.
+    Bf16,
+}
+
+impl ElementType {
+    /// Bytes of one element.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::f16 {}
+    impl Sealed for half::bf16 {}
+}
+
+/// A Rust type of a channel: `f32`, [`half::f16`] or [`half::bf16`].
+pub trait Element: bytemuck::Pod + sealed::Sealed {
+    /// The type as plans name it.
+    const TYPE: ElementType;
+
+    /// To f32, exactly.
+    fn widen(self) -> f32;
+
+    /// From f32, to nearest even; overflow becomes infinity, NaN stays NaN.
+    fn narrow(value: f32) -> Self;
+}
+
+impl Element for f32 {
+    const TYPE: ElementType = ElementType::F32;
+
+    fn widen(self) -> f32 {
+        self
+    }
+
+    fn narrow(value: f32) -> Self {
+        value
+    }
+}
+
+impl Element for half::f16 {
+    const TYPE: ElementType = ElementType::F16;
+
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+
+    fn narrow(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+}
+
+impl Element for half::bf16 {
+    const TYPE: ElementType = ElementType::Bf16;
+
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+
+    fn narrow(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+}
+
+/// The layout of one tensor of heads: `element(b, t, h, c) = offset + b * batch_stride + t * token_stride + h * head_stride + c`.
+///
+/// Strides and offset are in **elements**. A head's channels are always contiguous. 16-bit tensors need an even offset and
+/// even strides, so that every head starts on a whole u32 word.
+///
+/// ```
+/// use wgpu_rope::HeadLayout;
+/// // Q of a fused projection [batch, 512, (32 + 2 * 8) * 128]: a view, nothing is copied.
+/// let query = HeadLayout::packed(512, 48, 0, 32, 128);
+/// let key = HeadLayout::packed(512, 48, 32, 8, 128);
+/// assert_eq!((query.token_stride, key.offset), (48 * 128, 32 * 128));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HeadLayout {
+    /// Heads of a token.
+    pub heads: u32,
+    /// Channels of a head.
+    pub head_dim: u32,
+    /// Elements from one batch entry to the next.
+    pub batch_stride: u64,
+    /// Elements from one token to the next.
+    pub token_stride: u64,
+    /// Elements from one head to the next.
+    pub head_stride: u64,
+    /// Elements before the first channel.
+    pub offset: u64,
+}
+
+impl HeadLayout {
+    /// `[batch, tokens, heads, head_dim]`, contiguous. With a batch of 1 it is also ragged `[tokens, heads, head_dim]`.
+    #[must_use]
+    pub fn bshd(tokens: u32, heads: u32, head_dim: u32) -> Self {
+        Self::packed(tokens, heads, 0, heads, head_dim)
+    }
+
+    /// `[batch, heads, tokens, head_dim]`, contiguous.
+    #[must_use]
+    pub fn bhsd(tokens: u32, heads: u32, head_dim: u32) -> Self {
+        let head_stride = u64::from(tokens) * u64::from(head_dim);
+        Self {
+            heads,
+            head_dim,
+            batch_stride: head_stride.saturating_mul(u64::from(heads)),
+            token_stride: head_dim.into(),
+            head_stride,
+            offset: 0,
+        }
+    }
+
+    /// `heads` heads from `first_head` on inside `[batch, tokens, all_heads, head_dim]`: Q, K or V of a packed projection.
+    #[must_use]
+    pub fn packed(tokens: u32, all_heads: u32, first_head: u32, heads: u32, head_dim: u32) -> Self {
+        let token_stride = u64::from(all_heads) * u64::from(head_dim);
+        Self {
+            heads,
+            head_dim,
+            batch_stride: token_stride.saturating_mul(u64::from(tokens)),
+            token_stride,
+            head_stride: head_dim.into(),
+            offset: u64::from(first_head) * u64::from(head_dim),
+        }
+    }
+
+    /// The same view moved to another offset (elements).
+    #[must_use]
+    pub fn with_offset(self, offset: u64) -> Self {
+        Self { offset, ..self }
+    }
+
+    /// The same shape with other strides (elements).
+    #[must_use]
+    pub fn with_strides(self, batch_stride: u64, token_stride: u64, head_stride: u64) -> Self {
+        Self {
+            batch_stride,
+            token_stride,
+            head_stride,
+            ..self
+        }
+    }
+
+    /// The element index of channel 0 of a head, without overflow checks: for indices inside a validated view.
+    pub(crate) fn at(&self, batch: u64, token: u64, head: u64) -> u64 {
+        self.offset
+            + batch * self.batch_stride
+            + token * self.token_stride
+            + head * self.head_stride
+    }
+
+    /// One past the last element of the view.
+    ///
+    /// # Errors
+    /// [`RopeError::Overflow`] where that does not fit `u64`.
+    pub fn end(&self, batch: u32, tokens: u32) -> Result<u64> {
+        let reach = |count: u32, stride: u64| u64::from(count.saturating_sub(1)).checked_mul(stride);
+        (|| {
+            self.offset
+                .checked_add(reach(batch, self.batch_stride)?)?
+                .checked_add(reach(tokens, self.token_stride)?)?
+                .checked_add(reach(self.heads, self.head_stride)?)?
+                .checked_add(u64::from(self.head_dim))
+        })()
+        .ok_or_else(|| RopeError::overflow("layout", "element indices must fit u64"))
+    }
+
+    /// Checks the view by itself: sizes, whole words, no element in two places.
+    pub(crate) fn validate(
+        &self,
+        operand: &'static str,
+        batch: u32,
+        tokens: u32,
+        element: ElementType,
+    ) -> Result<()> {
+        if self.heads == 0 {
+            return Err(RopeError::layout(operand, "heads must be at least 1", 0));
+        }
+        self.end(batch, tokens)?
+            .checked_mul(element.bytes())
+            .ok_or_else(|| RopeError::overflow(operand, "byte offsets must fit u64"))?;
+        let steps = [
+            ("offset", self.offset, 2),
+            ("batch stride", self.batch_stride, batch),
+            ("token stride", self.token_stride, tokens),
+            ("head stride", self.head_stride, self.heads),
+        ];
+        for (name, stride, count) in steps {
+            if element.bytes() == 2 && count > 1 && !stride.is_multiple_of(2) {
+                return Err(RopeError::layout(
+                    operand,
+                    format!("{name} of a 16-bit tensor must be even, so that heads start on whole words"),
+                    stride,
+                ));
+            }
+        }
+        let terms = [
+            Term::difference(self.batch_stride, batch),
+            Term::difference(self.token_stride, tokens),
+            Term::difference(self.head_stride, self.heads),
+            Term::difference(1, self.head_dim),
+        ];
+        if solvable(&terms, 0, true) {
+            return Err(RopeError::layout(
+                operand,
+                "two heads of the view must not share an element",
+                format!(
+                    "[{batch}, {tokens}, {}, {}] with strides {}, {}, {}",
+                    self.heads, self.head_dim, self.batch_stride, self.token_stride, self.head_stride
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether two views of one buffer share an element, their origins `apart` elements from each other
+    /// (`other`'s minus `self`'s, offsets not counted). Interleaved ranges, as in packed QKV, do not.
+    pub(crate) fn meets(&self, other: &Self, batch: u32, tokens: u32, apart: i128) -> bool {
+        let mut terms = vec![
+            Term::forward(self.head_stride, self.heads),
+            Term::backward(other.head_stride, other.heads),
+        ];
+        for (mine, theirs, count) in [
+            (self.batch_stride, other.batch_stride, batch),
+            (self.token_stride, other.token_stride, tokens),
+        ] {
+            if mine == theirs {
+                terms.push(Term::difference(mine, count));
+            } else {
+                terms.push(Term::forward(mine, count));
+                terms.push(Term::backward(theirs, count));
+            }
+        }
+        terms.push(Term {
+            stride: 1,
+            low: 1 - i128::from(other.head_dim),
+            high: i128::from(self.head_dim) - 1,
+        });
+        let apart = apart + i128::from(other.offset) - i128::from(self.offset);
+        solvable(&terms, -apart, false)
+    }
+}
+
+/// `stride * x` for a whole number x in `low..=high`.
+#[derive(Clone, Copy)]
+struct Term {
+    stride: i128,
+    low: i128,
+    high: i128,
+}
+
+impl Term {
+    fn difference(stride: u64, count: u32) -> Self {
+        let most = i128::from(count) - 1;
+        Self {
+            stride: stride.into(),
+            low: -most,
+            high: most,
+        }
+    }
+
+    fn forward(stride: u64, count: u32) -> Self {
+        Self {
+            low: 0,
+            ..Self::difference(stride, count)
+        }
+    }
+
+    fn backward(stride: u64, count: u32) -> Self {
+        Self {
+            high: 0,
+            ..Self::difference(stride, count)
+        }
+    }
+}
+
+/// Whether `constant + sum of terms` can be 0 (with `nontrivial`, other than by all x of strides above the channels being
+/// 0; the channel term comes last then).
+///
+/// Largest strides first, the reach of the smaller ones bounds each x; in sane layouts two or three candidates are left
+/// at each step. Layouts so irregular that the search does not end within its budget count as meeting.
+fn solvable(terms: &[Term], constant: i128, nontrivial: bool) -> bool {
+    let mut sorted: Vec<Term> = terms.to_vec();
+    if nontrivial {
+        // A second step at the same place, or the same stride twice, is found as an x that is not 0.
+        sorted.pop();
+        if sorted.iter().any(|term| term.stride == 0 && term.high > 0) {
+            return true;
+        }
+    }
+    sorted.retain(|term| term.stride != 0 && term.low < term.high);
+    sorted.sort_by_key(|term| std::cmp::Reverse(term.stride));
+    if nontrivial {
+        sorted.extend(terms.last());
+    }
+    let mut budget = 1_u32 << 18;
+    search(&sorted, constant, nontrivial, &mut budget)
+}
+
+fn search(terms: &[Term], value: i128, all_zero: bool, budget: &mut u32) -> bool {
+    let Some((term, rest)) = terms.split_first() else {
+        return value == 0 && !all_zero;
+    };
+    let (rest_low, rest_high) = rest.iter().fold((0, 0), |(low, high), term| {
+        (low + term.stride * term.low, high + term.stride * term.high)
+    });
+    // value + stride * x + rest = 0 for a rest within its bounds.
+    let first = (-value - rest_high).div_euclid(term.stride)
+        + i128::from((-value - rest_high).rem_euclid(term.stride) != 0);
+    let last = (-value - rest_low).div_euclid(term.stride);
+    let (first, last) = (first.max(term.low), last.min(term.high));
+    // The last term is the channels: its own x may be anything, and being 0 or not does not make a solution trivial.
+    if rest.is_empty() {
+        return first <= last && !all_zero;
+    }
+    let mut x = first;
+    while x <= last {
+        if *budget == 0 {
+            return true;
+        }
+        *budget -= 1;
+        if search(rest, value + term.stride * x, all_zero && x == 0, budget) {
+            return true;
+        }
+        x += 1;
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    /// Marks every element of every view: the truth that the search is held against.
+    fn brute(views: &[HeadLayout], batch: u32, tokens: u32, apart: u64) -> bool {
+        let mut seen = HashMap::new();
+        for (index, view) in views.iter().enumerate() {
+            for b in 0..batch.into() {
+                for t in 0..tokens.into() {
+                    for h in 0..view.heads.into() {
+                        for c in 0..u64::from(view.head_dim) {
+                            let at = view.at(b, t, h) + c + apart * index as u64;
+                            if seen.insert(at, ()).is_some() {
+                                return true;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    #[test]
+    fn the_search_agrees_with_marking_every_element() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let (mut alone, mut both) = ([0_u32; 2], [0_u32; 2]);
+        for _ in 0..20_000 {
+            let (batch, tokens) = (random.u32(1..4), random.u32(1..4));
+            let mut view = || HeadLayout {
+                heads: random.u32(1..4),
+                head_dim: random.u32(1..5),
+                batch_stride: random.u64(0..40),
+                token_stride: random.u64(0..20),
+                head_stride: random.u64(0..10),
+                offset: random.u64(0..8),
+            };
+            let (a, b) = (view(), view());
+            let own = brute(&[a], batch, tokens, 0);
+            assert_eq!(
+                a.validate("query", batch, tokens, ElementType::F32).is_err(),
+                own,
+                "{a:?} {batch} {tokens}"
+            );
+            alone[usize::from(own)] += 1;
+            if own || brute(&[b], batch, tokens, 0) {
+                continue;
+            }
+            let apart = random.u64(0..60);
+            let shared = brute(&[a, b], batch, tokens, apart);
+            assert_eq!(
+                a.meets(&b, batch, tokens, apart.into()),
+                shared,
+                "{a:?} {b:?} {batch} {tokens} {apart}"
+            );
+            both[usize::from(shared)] += 1;
+        }
+        assert!(alone.iter().chain(&both).all(|&n| n > 100), "{alone:?} {both:?}");
+    }
+
+    #[test]
+    fn large_regular_views_are_decided_within_the_budget() {
+        let q = HeadLayout::packed(131_072, 48, 0, 32, 128);
+        let k = HeadLayout::packed(131_072, 48, 32, 8, 128);
+        assert!(q.validate("query", 64, 131_072, ElementType::F16).is_ok());
+        assert!(!q.meets(&k, 64, 131_072, 0));
+        assert!(q.meets(&k.with_offset(31 * 128), 64, 131_072, 0));
+        let heads_first = HeadLayout::bhsd(4096, 32, 128);
+        assert!(!heads_first.meets(&HeadLayout::bhsd(4096, 8, 128), 4, 4096, 4 * 32 * 4096 * 128));
+        assert!(heads_first.meets(&HeadLayout::bshd(4096, 8, 128), 4, 4096, 4 * 32 * 4096 * 128 - 1));
+    }
+}
