@@ -1,18 +1,150 @@
-//! cos and sin on the CPU against independent truth.
-use wgpu_rope::turns::*;
+//! cos and sin of the CPU twin against independent truth: vectors computed elsewhere with 400-bit arithmetic, and an
+//! arbitrary-precision library here.
+
+use astro_float::{BigFloat, Consts, RoundingMode};
+use wgpu_rope::turns::{TableFactor, TurnRate, cos_sin};
+
+/// Enough for a position of 31 bits times a frequency up to 2^16 that comes within 2^-90 of a quarter turn.
+const PRECISION: usize = 320;
+
+fn hex(text: &str) -> u32 {
+    u32::from_str_radix(text, 16).unwrap()
+}
+
 #[test]
-fn golden() {
-    let text = include_str!("golden/turns.csv");
-    let mut n = 0;
-    for line in text.lines().skip(1) {
-        let f: Vec<&str> = line.split(',').collect();
-        let p: i32 = f[0].parse().unwrap();
-        let w = f64::from_bits(u64::from_str_radix(f[1], 16).unwrap());
-        let h = |s: &str| u32::from_str_radix(s, 16).unwrap();
-        let a = f32::from_bits(h(f[2]));
-        let got = cos_sin(p, TurnRate::new(w).unwrap(), TableFactor::new(a).unwrap());
-        assert_eq!(got, [h(f[3]), h(f[4])], "{line}");
-        n += 1;
+fn all_golden_points_are_equal() {
+    let mut points = 0;
+    for line in include_str!("golden/turns.csv").lines().skip(1) {
+        let fields: Vec<_> = line.split(',').collect();
+        let inv_freq = f64::from_bits(u64::from_str_radix(fields[1], 16).unwrap());
+        let factor = TableFactor::new(f32::from_bits(hex(fields[2]))).unwrap();
+        let made = cos_sin(
+            fields[0].parse().unwrap(),
+            TurnRate::new(inv_freq).unwrap(),
+            factor,
+        );
+        assert_eq!(made, [hex(fields[3]), hex(fields[4])], "{line}");
+        points += 1;
     }
-    assert_eq!(n, 4017);
+    assert_eq!(points, 4017);
+}
+
+/// The nearest f32 of an arbitrary-precision number in the normal range, rounded by this test itself.
+fn nearest(value: &BigFloat) -> u32 {
+    let (words, _, sign, exponent, _) = value.as_raw_parts().unwrap();
+    let Some((&top, rest)) = words.split_last() else {
+        return 0;
+    };
+    if top == 0 {
+        return 0;
+    }
+    // value = 0.mantissa * 2^exponent, the top bit of the mantissa set.
+    let kept = u32::try_from(top >> 40).unwrap();
+    let dropped = top << 24;
+    let half = 1 << 63;
+    let up = dropped > half
+        || (dropped == half && (rest.iter().any(|&word| word != 0) || kept & 1 == 1));
+    let exponent = u32::try_from(exponent + 125).unwrap();
+    let bits = (exponent << 23) + kept + u32::from(up);
+    bits | if sign == astro_float::Sign::Neg { 1 << 31 } else { 0 }
+}
+
+fn truth(position: i32, inv_freq: f64, factor: f32, constants: &mut Consts) -> [u32; 2] {
+    let round = RoundingMode::None;
+    let p = BigFloat::from_f64(position.into(), PRECISION);
+    let angle = p.mul_full_prec(&BigFloat::from_f64(inv_freq, PRECISION));
+    let factor = BigFloat::from_f64(factor.into(), PRECISION);
+    let cos = angle.cos(PRECISION, round, constants);
+    let sin = angle.sin(PRECISION, round, constants);
+    [cos, sin].map(|value| nearest(&value.mul(&factor, PRECISION, round)))
+}
+
+/// Positions up to 2^31 where the angle comes closest to a multiple of a quarter turn: the denominators of the convergents
+/// of 4 inv_freq / 2 pi, from the continued fraction of its 128-bit fraction.
+fn near_quarter_turns(inv_freq: f64) -> Vec<i32> {
+    let rate = TurnRate::new(inv_freq).unwrap().magnitude << 2;
+    let (mut a, mut b) = (u128::MAX, rate);
+    let (mut before, mut now) = (0_u128, 1_u128);
+    let mut positions = Vec::new();
+    while b != 0 {
+        let quotient = a / b;
+        (a, b) = (b, a % b);
+        let Some(next) = quotient.checked_mul(now).and_then(|n| n.checked_add(before)) else {
+            break;
+        };
+        (before, now) = (now, next);
+        match i32::try_from(now) {
+            Ok(position) => positions.push(position),
+            Err(_) => break,
+        }
+    }
+    positions
+}
+
+#[test]
+fn random_and_hard_points_are_correctly_rounded() {
+    let mut random = fastrand::Rng::with_seed(20_261);
+    let mut points = Vec::new();
+    // Frequencies of models, of both signs, and of the whole range.
+    let models = [1e4, 1e5, 5e5, 1e6, 1e7].into_iter().flat_map(|theta: f64| {
+        (0..64).map(move |k| libm::pow(theta, -f64::from(k) / 64.0))
+    });
+    let mut frequencies: Vec<f64> = models.collect();
+    frequencies.extend((0..320).map(|_| libm::exp2(random.f64() * 80.0 - 64.0)));
+    frequencies.extend([65_536.0, 65_535.9, 1.0, 3.0, std::f64::consts::TAU, std::f64::consts::FRAC_PI_2]);
+    for frequency in frequencies {
+        let frequency = if random.bool() { frequency } else { -frequency };
+        let factor = if random.u8(..4) == 0 {
+            let magnitude = random.f32() * 3.0 + 0.25;
+            if random.bool() { magnitude } else { -magnitude }
+        } else {
+            1.0
+        };
+        let hard = near_quarter_turns(frequency);
+        let hard = hard
+            .iter()
+            .flat_map(|&p| [p, -p, p.saturating_add(1), p - 1, p.saturating_mul(2)]);
+        points.extend(hard.map(|p| (p, frequency, factor)));
+        for _ in 0..90 {
+            points.push((random.i32(..), frequency, factor));
+            let bits = random.u8(1..31);
+            points.push((random.i32(0..1 << bits), frequency, factor));
+        }
+        for edge in [i32::MIN, i32::MIN + 1, i32::MAX, (1 << 24) + 1, 131_071, 4095] {
+            points.push((edge, frequency, factor));
+        }
+    }
+    assert!(points.len() >= 100_000, "{}", points.len());
+
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let wrong: usize = std::thread::scope(|scope| {
+        let handles: Vec<_> = points
+            .chunks(points.len().div_ceil(threads))
+            .map(|points| {
+                scope.spawn(move || {
+                    let mut constants = Consts::new().unwrap();
+                    let differs = |&&(position, inv_freq, factor): &&(i32, f64, f32)| {
+                        let made = cos_sin(
+                            position,
+                            TurnRate::new(inv_freq).unwrap(),
+                            TableFactor::new(factor).unwrap(),
+                        );
+                        let mut expected = truth(position, inv_freq, factor, &mut constants);
+                        if position == 0 {
+                            // The table packs a sine of exactly 0 without a sign.
+                            expected[1] = 0;
+                        }
+                        if made != expected {
+                            eprintln!("{position} * {inv_freq:e} * {factor}: {made:08x?}, truth {expected:08x?}");
+                        }
+                        made != expected
+                    };
+                    points.iter().filter(differs).count()
+                })
+            })
+            .collect();
+        handles.into_iter().map(|handle| handle.join().unwrap()).sum()
+    });
+    eprintln!("{wrong} of {} values misrounded", 2 * points.len());
+    assert_eq!(wrong, 0);
 }

@@ -1,0 +1,711 @@
+//! The rotation on every adapter: every bit of every buffer against the CPU twin, the twin against an f64 oracle that shares
+//! no code with it, and the properties that make it a rotary embedding.
+
+mod common;
+
+use common::{CONTEXTS, NO_USAGE, contexts_with, name, values};
+use wgpu_rope::half::{bf16, f16};
+use wgpu_rope::{
+    Angles, CosSinTable, Direction, Element, ElementType, Frequencies, GpuContext, HeadLayout,
+    Operands, Pair, Pairing, Positions, RopeConfig, RopePlan, RotateSpec, Rows, reference,
+};
+
+/// A rotation with where its tensors lie: byte offsets in one buffer or two.
+#[derive(Debug, Clone)]
+struct Case {
+    config: RopeConfig,
+    batch: u32,
+    tokens: u32,
+    query: HeadLayout,
+    key: Option<HeadLayout>,
+    rows: Rows,
+    heads_per_invocation: Option<u32>,
+    query_offset: u64,
+    key_offset: u64,
+    shared: bool,
+}
+
+impl Case {
+    fn new(config: &RopeConfig, batch: u32, tokens: u32, query: HeadLayout) -> Self {
+        Self {
+            config: config.clone(),
+            batch,
+            tokens,
+            query,
+            key: None,
+            rows: Rows::Shared,
+            heads_per_invocation: None,
+            query_offset: 0,
+            key_offset: 0,
+            shared: false,
+        }
+    }
+
+    fn with_key(self, key: HeadLayout) -> Self {
+        Self { key: Some(key), ..self }
+    }
+
+    fn spec<T: Element>(&self, layout: HeadLayout) -> RotateSpec {
+        let spec = RotateSpec::new(&self.config, self.batch, self.tokens, layout, T::TYPE);
+        match self.heads_per_invocation {
+            Some(heads) => spec.with_heads_per_invocation(heads),
+            None => spec,
+        }
+        .with_rows(self.rows)
+    }
+
+    /// Elements of a buffer that holds a view at a byte offset, and some behind it.
+    fn elements<T: Element>(&self, layout: HeadLayout, offset: u64) -> usize {
+        let end = offset / T::TYPE.bytes() + layout.end(self.batch, self.tokens).unwrap();
+        usize::try_from(end.next_multiple_of(2) + 6).unwrap()
+    }
+
+    /// Rotates the first `tokens` tokens on a device and on the CPU, and compares whole buffers: what is no channel of a window is
+    /// the canary. Returns the number of channels compared.
+    fn check<T: Element>(
+        &self,
+        context: &GpuContext,
+        table: &CosSinTable,
+        rows: &[[f32; 2]],
+        tokens: u32,
+        seed: u64,
+    ) -> usize {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut data = |count| -> Vec<T> { values(&mut random, count).into_iter().map(T::narrow).collect() };
+        let mut buffers = match self.key {
+            Some(key) if !self.shared => vec![
+                data(self.elements::<T>(self.query, self.query_offset)),
+                data(self.elements::<T>(key, self.key_offset)),
+            ],
+            Some(key) => {
+                let q = self.elements::<T>(self.query, self.query_offset);
+                vec![data(q.max(self.elements::<T>(key, self.key_offset)))]
+            }
+            None => vec![data(self.elements::<T>(self.query, self.query_offset))],
+        };
+
+        let mut spec = self.spec::<T>(self.query);
+        if let Some(key) = self.key {
+            spec = spec.with_key(key, T::TYPE);
+        }
+        let plan = RopePlan::new(&spec, context.kernel().limits()).unwrap();
+        let prepared = context.kernel().prepare(&plan).unwrap();
+        let uploaded: Vec<_> = buffers
+            .iter()
+            .map(|data| context.upload(data, NO_USAGE).unwrap())
+            .collect();
+        let mut operands = Operands::new(uploaded[0].slice(self.query_offset..));
+        if self.key.is_some() {
+            operands = operands.with_key(uploaded.last().unwrap().slice(self.key_offset..));
+        }
+        let dispatch = prepared.bind(&operands, table).unwrap();
+        context.run(|pass| dispatch.record(pass, tokens)).unwrap();
+
+        // The twin takes one tensor at a time, counted from the start of its buffer.
+        let mut turn = |buffer: usize, layout: HeadLayout, offset: u64| {
+            let moved = layout.with_offset(layout.offset + offset / T::TYPE.bytes());
+            // Fewer tokens of the same layout, the rows still those of the plan.
+            let spec = RotateSpec::new(&self.config, 1, 1, moved, T::TYPE);
+            for b in 0..self.batch {
+                for t in 0..tokens {
+                    let at = moved.offset + u64::from(b) * layout.batch_stride + u64::from(t) * layout.token_stride;
+                    let one = self.spec::<T>(layout).row(b, t);
+                    let width = self.config.rotary_dim() as usize / 2;
+                    let row = &rows[usize::try_from(one).unwrap() * width..][..width];
+                    let spec = RotateSpec::new(spec.config(), 1, 1, moved.with_offset(at), T::TYPE);
+                    reference::rotate(&spec, row, &mut buffers[buffer], None).unwrap();
+                }
+            }
+        };
+        turn(0, self.query, self.query_offset);
+        if let Some(key) = self.key {
+            turn(usize::from(!self.shared), key, self.key_offset);
+        }
+        for (expected, buffer) in buffers.iter().zip(&uploaded) {
+            let made: Vec<T> = context.read_blocking(buffer, expected.len()).unwrap();
+            for (at, (made, expected)) in made.iter().zip(expected).enumerate() {
+                assert_eq!(
+                    bytemuck::bytes_of(made),
+                    bytemuck::bytes_of(expected),
+                    "{}: element {at}, {tokens} tokens of {self:?}",
+                    name(context)
+                );
+            }
+        }
+        let heads = self.query.heads + self.key.map_or(0, |key| key.heads);
+        (self.batch * tokens * heads * self.config.rotary_dim()) as usize
+    }
+}
+
+/// A table of these positions on a device and, equal to it bit for bit, on the CPU.
+fn tables(context: &GpuContext, frequencies: &Frequencies, positions: &[i32]) -> (CosSinTable, Vec<[f32; 2]>) {
+    let rows = u32::try_from(positions.len()).unwrap();
+    let table = context
+        .kernel()
+        .table(frequencies, rows, Angles::Exact, Direction::Forward)
+        .unwrap();
+    let ids = context.upload(positions, NO_USAGE).unwrap();
+    let fill = table.bind_positions(Positions::Ids(ids.slice(..))).unwrap();
+    context.run(|pass| fill.record(pass, rows)).unwrap();
+    let twin = reference::table(frequencies, positions.iter().copied(), Direction::Forward).unwrap();
+    (table, twin)
+}
+
+const POSITIONS: [i32; 9] = [0, 4095, 131_071, (1 << 24) + 1, i32::MIN, i32::MAX, -1, 77, 3];
+
+/// The positions above over and over.
+fn positions(count: u64) -> Vec<i32> {
+    POSITIONS.into_iter().cycle().take(usize::try_from(count).unwrap()).collect()
+}
+
+fn check_all(case: &Case, seed: u64) -> usize {
+    check_on(&CONTEXTS, case, seed)
+}
+
+fn check_on(contexts: &[GpuContext], case: &Case, seed: u64) -> usize {
+    let frequencies = Frequencies::new(&case.config).unwrap();
+    let needed = case.spec::<f32>(case.query).rows_needed(case.tokens);
+    contexts
+        .iter()
+        .map(|context| {
+            let (table, rows) = tables(context, &frequencies, &positions(needed));
+            case.check::<f32>(context, &table, &rows, case.tokens, seed)
+                + case.check::<f16>(context, &table, &rows, case.tokens, seed)
+                + case.check::<bf16>(context, &table, &rows, case.tokens, seed)
+        })
+        .sum()
+}
+
+#[test]
+fn head_dims_of_2_to_1024_in_both_pairings() {
+    let mut channels = 0;
+    for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
+        for head_dim in [2, 4, 6, 8, 10, 16, 34, 64, 72, 80, 88, 96, 128, 192, 256, 512, 1024] {
+            let config = RopeConfig::new(head_dim).with_pairing(pairing);
+            let case = Case::new(&config, 1, 9, HeadLayout::bshd(9, 3, head_dim))
+                .with_key(HeadLayout::bshd(9, 1, head_dim));
+            channels += check_all(&case, head_dim.into());
+        }
+    }
+    eprintln!("{channels} channels compared");
+}
+
+#[test]
+fn windows_anywhere_in_the_head() {
+    for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
+        for (head_dim, dim, offset) in [
+            (80, 32, 0),
+            (64, 16, 48),
+            (512, 64, 448),
+            (96, 40, 8),
+            (30, 10, 3),
+            (31, 18, 13),
+            (7, 2, 5),
+            (256, 64, 2),
+        ] {
+            let config = RopeConfig::new(head_dim)
+                .with_pairing(pairing)
+                .with_rotary_dim(dim)
+                .with_rotary_offset(offset);
+            // Odd head_dims have one element of padding behind each head.
+            let stride = u64::from(head_dim.next_multiple_of(2));
+            let layout = |heads: u32| {
+                HeadLayout::bshd(5, heads, head_dim).with_strides(
+                    5 * u64::from(heads) * stride,
+                    u64::from(heads) * stride,
+                    stride,
+                )
+            };
+            check_all(&Case::new(&config, 2, 5, layout(4)).with_key(layout(2)), 3);
+        }
+    }
+}
+
+#[test]
+fn layouts_batches_and_head_counts() {
+    let config = RopeConfig::new(64);
+    for (batch, tokens, heads, key_heads) in [
+        (1, 1, 1, 1),
+        (1, 2, 8, 2),
+        (3, 1, 32, 8),
+        (64, 1, 7, 1),
+        (2, 63, 14, 2),
+        (1, 64, 12, 12),
+        (1, 65, 5, 5),
+        (1, 257, 3, 1),
+    ] {
+        let token_major = Case::new(&config, batch, tokens, HeadLayout::bshd(tokens, heads, 64))
+            .with_key(HeadLayout::bshd(tokens, key_heads, 64));
+        let head_major = Case::new(&config, batch, tokens, HeadLayout::bhsd(tokens, heads, 64))
+            .with_key(HeadLayout::bhsd(tokens, key_heads, 64));
+        check_all(&token_major, 1);
+        check_all(&head_major, 2);
+        // One layout for the query, another for the key.
+        check_all(&Case { key: head_major.key, ..token_major.clone() }, 3);
+        for rows in [Rows::PerToken, Rows::PerSequence, Rows::One] {
+            check_all(&Case { rows, ..token_major.clone() }, 4);
+        }
+    }
+}
+
+#[test]
+fn strides_and_offsets_that_rule_out_wide_loads() {
+    for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
+        let config = RopeConfig::new(16).with_pairing(pairing);
+        let plain = Case::new(&config, 2, 6, HeadLayout::bshd(6, 4, 16)).with_key(HeadLayout::bshd(6, 2, 16));
+        for padding in [0, 2, 4, 6, 8] {
+            let padded = |heads: u64| {
+                let head = 16 + padding;
+                HeadLayout::bshd(6, u32::try_from(heads).unwrap(), 16)
+                    .with_strides(6 * (heads * head + padding), heads * head + padding, head)
+            };
+            for (offset, key_offset) in [(0, 0), (4, 0), (16, 20), (256, 508)] {
+                let case = Case {
+                    query: padded(4).with_offset(padding),
+                    key: Some(padded(2)),
+                    query_offset: offset,
+                    key_offset,
+                    ..plain.clone()
+                };
+                check_all(&case, padding);
+            }
+        }
+    }
+}
+
+#[test]
+fn one_buffer_for_query_and_key() {
+    let config = RopeConfig::new(32).with_rotary_dim(16);
+    let packed = Case {
+        shared: true,
+        ..Case::new(&config, 2, 10, HeadLayout::packed(10, 12, 0, 8, 32))
+            .with_key(HeadLayout::packed(10, 12, 8, 2, 32))
+    };
+    check_all(&packed, 1);
+    // Behind each other, key first, at offsets that no binding can start at; and interleaved token by token.
+    let apart = Case {
+        query: HeadLayout::bshd(10, 8, 32),
+        key: Some(HeadLayout::bshd(10, 2, 32)),
+        query_offset: 10_244,
+        key_offset: 1_012,
+        ..packed.clone()
+    };
+    check_all(&apart, 2);
+    let between = Case {
+        query_offset: 64,
+        key_offset: 64,
+        ..packed
+    };
+    check_all(&between, 3);
+}
+
+#[test]
+fn element_types_may_differ_between_query_and_key() {
+    let config = RopeConfig::new(64);
+    let frequencies = Frequencies::new(&config).unwrap();
+    let layout = HeadLayout::bshd(9, 2, 64);
+    let spec = RotateSpec::new(&config, 1, 9, layout, ElementType::F32).with_key(layout, ElementType::F16);
+    let mut random = fastrand::Rng::with_seed(5);
+    for context in &*CONTEXTS {
+        let (table, rows) = tables(context, &frequencies, &POSITIONS);
+        let mut query = values(&mut random, 9 * 2 * 64);
+        let mut key: Vec<_> = values(&mut random, 9 * 2 * 64).into_iter().map(f16::from_f32).collect();
+        let (q, k) = (context.upload(&query, NO_USAGE).unwrap(), context.upload(&key, NO_USAGE).unwrap());
+        let plan = RopePlan::new(&spec, context.kernel().limits()).unwrap();
+        let dispatch = context
+            .kernel()
+            .prepare(&plan)
+            .unwrap()
+            .bind(&Operands::new(q.slice(..)).with_key(k.slice(..)), &table)
+            .unwrap();
+        assert_eq!(dispatch.dispatches(), 2);
+        context.run(|pass| dispatch.record(pass, 9)).unwrap();
+        let query_spec = RotateSpec::new(&config, 1, 9, layout, ElementType::F32);
+        let key_spec = RotateSpec::new(&config, 1, 9, layout, ElementType::F16);
+        reference::rotate(&query_spec, &rows, &mut query, None).unwrap();
+        reference::rotate(&key_spec, &rows, &mut key, None).unwrap();
+        assert_eq!(context.read_blocking::<f32>(&q, query.len()).unwrap(), query);
+        assert_eq!(context.read_blocking::<f16>(&k, key.len()).unwrap(), key);
+    }
+}
+
+#[test]
+fn fewer_tokens_than_planned_leave_the_others() {
+    let config = RopeConfig::new(64);
+    let frequencies = Frequencies::new(&config).unwrap();
+    let case = Case::new(&config, 3, 20, HeadLayout::bshd(20, 4, 64)).with_key(HeadLayout::bhsd(20, 2, 64));
+    for context in &*CONTEXTS {
+        let (table, rows) = tables(context, &frequencies, &positions(20));
+        for tokens in [0, 1, 7, 20] {
+            case.check::<f32>(context, &table, &rows, tokens, tokens.into());
+            case.check::<bf16>(context, &table, &rows, tokens, tokens.into());
+        }
+    }
+}
+
+#[test]
+fn tensors_past_the_largest_binding_are_rotated_in_windows() {
+    let config = RopeConfig::new(64).with_rotary_dim(32).with_rotary_offset(16);
+    let contexts = contexts_with(|limits| limits.max_storage_buffer_binding_size = 8192);
+    let frequencies = Frequencies::new(&config).unwrap();
+    let mut windows = 0;
+    // 3 * 11 * 6 heads of 256 bytes, several bindings each way they are cut.
+    for layout in [HeadLayout::bshd, HeadLayout::bhsd] {
+        for shared in [false, true] {
+            let query = layout(11, 6, 64);
+            let case = Case {
+                shared,
+                key_offset: if shared { 3 * 11 * 6 * 256 + 36 } else { 0 },
+                query_offset: 20,
+                ..Case::new(&config, 3, 11, query).with_key(layout(11, 2, 64))
+            };
+            check_on(&contexts, &case, 9);
+            let spec = case.spec::<f32>(query);
+            let plan = RopePlan::new(&spec, contexts[0].kernel().limits()).unwrap();
+            windows += plan.dispatches(wgpu_rope::Placement::default()).unwrap().len();
+            for context in &contexts {
+                let (table, rows) = tables(context, &frequencies, &positions(11));
+                for tokens in [1, 4, 10] {
+                    case.check::<f32>(context, &table, &rows, tokens, 8);
+                }
+            }
+        }
+    }
+    assert!(windows >= 4 * 7, "{windows} windows are not many");
+}
+
+#[test]
+fn grids_past_the_limit_fold() {
+    let config = RopeConfig::new(16);
+    // The real limit: more tokens than a dimension of a grid has workgroups, and more batch entries.
+    for (batch, tokens) in [(1, 65_536), (65_537, 1)] {
+        let case = Case {
+            rows: Rows::One,
+            ..Case::new(&config, batch, tokens, HeadLayout::bshd(tokens, 1, 16))
+        };
+        check_all(&case, 1);
+    }
+    // A small one: every dimension past it.
+    let contexts = contexts_with(|limits| {
+        limits.max_compute_workgroups_per_dimension = 11;
+        limits.max_compute_invocations_per_workgroup = 64;
+    });
+    let case = Case {
+        heads_per_invocation: Some(1),
+        ..Case::new(&config, 5, 13, HeadLayout::bshd(13, 37, 16)).with_key(HeadLayout::bhsd(13, 3, 16))
+    };
+    check_on(&contexts, &case, 2);
+}
+
+#[test]
+fn every_number_of_heads_per_invocation() {
+    let config = RopeConfig::new(64);
+    for heads in 1..=8 {
+        let case = Case {
+            heads_per_invocation: Some(heads),
+            ..Case::new(&config, 1, 5, HeadLayout::bshd(5, 2 * heads, 64)).with_key(HeadLayout::bshd(5, heads, 64))
+        };
+        check_all(&case, heads.into());
+        check_all(&Case { shared: true, key_offset: 5 * 2 * u64::from(heads) * 64 * 4, ..case }, heads.into());
+    }
+}
+
+#[test]
+fn random_valid_rotations() {
+    let mut random = fastrand::Rng::with_seed(31);
+    let mut channels = 0;
+    for seed in 0..80 {
+        let head_dim = random.u32(2..140);
+        let dim = random.u32(1..=head_dim / 2) * 2;
+        let config = RopeConfig::new(head_dim)
+            .with_rotary_dim(dim)
+            .with_rotary_offset(random.u32(0..=head_dim - dim))
+            .with_pairing(if random.bool() { Pairing::HalfSplit } else { Pairing::Interleaved });
+        let (batch, tokens) = (random.u32(1..4), random.u32(1..20));
+        let mut view = |heads: u32| {
+            let mut pad = || 2 * random.u64(0..5);
+            let head = u64::from(head_dim.next_multiple_of(2)) + pad();
+            let (h, t) = (u64::from(heads), u64::from(tokens));
+            let layout = HeadLayout::bshd(tokens, heads, head_dim);
+            let (pad_inner, pad_outer, offset) = (pad(), pad(), pad());
+            if pad() > 4 {
+                layout.with_strides(t * (h * head + pad_inner) + pad_outer, h * head + pad_inner, head)
+            } else {
+                layout.with_strides(h * (t * head + pad_inner) + pad_outer, head, t * head + pad_inner)
+            }
+            .with_offset(offset)
+        };
+        let (query, key) = (view(1 + seed % 9), view(1 + seed % 4));
+        let shared = random.bool();
+        let query_offset = 4 * random.u64(0..80);
+        let key_offset = if shared {
+            (query.end(batch, tokens).unwrap() * 4 + query_offset).next_multiple_of(4) + 4 * random.u64(0..80)
+        } else {
+            4 * random.u64(0..80)
+        };
+        let rows = [Rows::Shared, Rows::PerToken, Rows::PerSequence, Rows::One][random.usize(0..4)];
+        let case = Case {
+            config,
+            batch,
+            tokens,
+            query,
+            key: if random.u8(..4) > 0 { Some(key) } else { None },
+            rows,
+            heads_per_invocation: if random.bool() { Some(random.u32(1..9)) } else { None },
+            query_offset,
+            key_offset,
+            shared,
+        };
+        channels += check_all(&case, seed.into());
+    }
+    eprintln!("{channels} channels compared");
+}
+
+/// What a rotation may differ from the truth by. With u = 2^-24, cos and sin are within u (1 + 2^-36) of theirs, relative; a
+/// product adds u, the sum adds u of the result, which is at most the sum of the magnitudes: (1 + u)^3 - 1 < 3.01 u of
+/// |x c| + |y s|. Storing in 16 bits adds half a unit of the result: 2^-11 or 2^-8 of its magnitude, 2^-25 at least in f16.
+fn bound<T: Element>(truth: f64, magnitudes: f64) -> f64 {
+    let arithmetic = 3.01 * 2_f64.powi(-24) * magnitudes;
+    arithmetic
+        + match T::TYPE {
+            ElementType::F16 => ((truth.abs() + arithmetic) * 2_f64.powi(-11)).max(2_f64.powi(-25)),
+            ElementType::Bf16 => (truth.abs() + arithmetic) * 2_f64.powi(-8),
+            _ => 0.0,
+        }
+}
+
+fn against_truth<T: Element>(context: &GpuContext, config: &RopeConfig) -> f64 {
+    let count = u32::try_from(POSITIONS.len()).unwrap();
+    let layout = HeadLayout::bshd(count, 3, config.head_dim());
+    let spec = RotateSpec::new(config, 1, count, layout, T::TYPE);
+    let frequencies = Frequencies::new(config).unwrap();
+    let mut random = fastrand::Rng::with_seed(77);
+    let before: Vec<T> = values(&mut random, (count * 3 * config.head_dim()) as usize)
+        .into_iter()
+        .map(T::narrow)
+        .collect();
+    let mut after = before.clone();
+    context
+        .rotate_blocking(&spec, &frequencies, &POSITIONS, Direction::Forward, &mut after, None)
+        .unwrap();
+    // The crate's own f64 oracle has to agree with the one of these tests.
+    let oracle = reference::rotate_f64(&spec, &frequencies, &POSITIONS, Direction::Forward, layout, &before).unwrap();
+    let mut worst = 0.0_f64;
+    for (_, t, at) in common::heads(layout, 1, count) {
+        let end = at + config.head_dim() as usize;
+        let mut truth: Vec<f64> = before[at..end].iter().map(|x| x.widen().into()).collect();
+        let mut sizes: Vec<f64> = truth.iter().map(|x| x.abs()).collect();
+        let turns: Vec<_> = frequencies
+            .inv_freq()
+            .map(|w| common::cos_sin(POSITIONS[t as usize], w))
+            .collect();
+        common::rotate_head(config, &mut truth, &turns);
+        // |x c| + |y s| as a rotation of magnitudes with the sign of the sines chosen so that both terms add.
+        let adding: Vec<_> = turns.iter().map(|(c, s)| (c.abs(), -s.abs())).collect();
+        let mut other = sizes.clone();
+        common::rotate_head(config, &mut sizes, &adding);
+        let adding: Vec<_> = turns.iter().map(|(c, s)| (c.abs(), s.abs())).collect();
+        common::rotate_head(config, &mut other, &adding);
+        for (i, truth) in truth.iter().enumerate() {
+            let error = (f64::from(after[at + i].widen()) - truth).abs();
+            let allowed = bound::<T>(*truth, sizes[i].abs().max(other[i].abs()));
+            assert!(error <= allowed, "{} channel {i} token {t}: {error:e} > {allowed:e}", name(context));
+            worst = worst.max(error / allowed);
+            assert!((oracle[at + i] - truth).abs() <= 1e-13, "{} {truth}", oracle[at + i]);
+        }
+    }
+    worst
+}
+
+#[test]
+fn results_are_within_rounding_of_the_truth() {
+    for context in &*CONTEXTS {
+        for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
+            let config = RopeConfig::new(128).with_theta(5e5).with_pairing(pairing);
+            let partial = config.clone().with_rotary_dim(48).with_rotary_offset(40);
+            for config in [config, partial] {
+                let worst = [
+                    against_truth::<f32>(context, &config),
+                    against_truth::<f16>(context, &config),
+                    against_truth::<bf16>(context, &config),
+                ];
+                // A bound that nothing comes near would test nothing.
+                assert!(worst.iter().all(|&part| part > 0.3), "{worst:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn frequencies_agree_with_another_formula() {
+    for theta in [1e4, 5e5, 1e7] {
+        let config = RopeConfig::new(128).with_theta(theta).with_rotary_dim(96);
+        let own = Frequencies::new(&config).unwrap();
+        for (a, b) in own.inv_freq().zip(common::inv_freq(&config)) {
+            assert!((a / b - 1.0).abs() < 1e-14, "{a} {b}");
+        }
+    }
+}
+
+/// Rotates one head of 128 channels, f32, at a position.
+fn rotated(context: &GpuContext, config: &RopeConfig, head: &[f32], position: i32, direction: Direction) -> Vec<f32> {
+    let spec = RotateSpec::new(config, 1, 1, HeadLayout::bshd(1, 1, 128), ElementType::F32);
+    let frequencies = Frequencies::new(config).unwrap();
+    let mut out = head.to_vec();
+    context
+        .rotate_blocking(&spec, &frequencies, &[position], direction, &mut out, None)
+        .unwrap();
+    out
+}
+
+#[test]
+fn it_is_a_rotary_embedding() {
+    let config = RopeConfig::new(128);
+    let mut random = fastrand::Rng::with_seed(4);
+    let (q, k) = (values(&mut random, 128), values(&mut random, 128));
+    let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum() };
+    // Each channel is within 3.01 u (|x| + |y|) of its truth, so sums of 128 products of two vectors differ by at most
+    // 2 * 3.01 u * 2 * |a| |b|, with the norms' |x| + |y| <= sqrt(2) times that of the pair.
+    let slack = |a: &[f32], b: &[f32]| 4.0 * 3.01 * 2_f64.powi(-24) * 2.0 * (dot(a, a) * dot(b, b)).sqrt();
+    for context in &*CONTEXTS {
+        let turn = |head: &[f32], position| rotated(context, &config, head, position, Direction::Forward);
+        // Position 0 is the identity, bit for bit.
+        assert_eq!(turn(&q, 0), q);
+        for position in [1, 4095, -131_071, i32::MIN] {
+            let turned = turn(&q, position);
+            assert!((dot(&turned, &turned) - dot(&q, &q)).abs() <= slack(&q, &q));
+            assert_ne!(turned, q);
+            // The inverse undoes it.
+            let back = rotated(context, &config, &turned, position, Direction::Inverse);
+            for (a, b) in back.iter().zip(&q) {
+                assert!((a - b).abs() <= 12.0 * 2_f32.powi(-24) * 8.0, "{a} {b}");
+            }
+        }
+        // Scores depend on the difference of positions only.
+        let scores: Vec<_> = [(1000, 990), (20, 10), (0, -10), ((1 << 24) + 11, (1 << 24) + 1)]
+            .into_iter()
+            .map(|(m, n)| dot(&turn(&q, m), &turn(&k, n)))
+            .collect();
+        for score in &scores {
+            assert!((score - scores[0]).abs() <= 2.0 * slack(&q, &k), "{scores:?}");
+        }
+        assert!((scores[0] - dot(&turn(&q, 5), &turn(&k, 0))).abs() > 100.0 * slack(&q, &k));
+        // Half-split is interleaved with the channels permuted, bit for bit.
+        let interleaved = config.clone().with_pairing(Pairing::Interleaved);
+        let permuted: Vec<f32> = (0..128).map(|i| q[i / 2 + 64 * (i % 2)]).collect();
+        let a = turn(&q, 77);
+        let b = rotated(context, &interleaved, &permuted, 77, Direction::Forward);
+        for i in 0..128 {
+            assert_eq!(b[i].to_bits(), a[i / 2 + 64 * (i % 2)].to_bits());
+        }
+        // The adjoint is the transpose: <R q, k> = <q, R^T k>.
+        let adjoint = rotated(context, &config, &k, 77, Direction::Adjoint);
+        assert!((dot(&turn(&q, 77), &k) - dot(&q, &adjoint)).abs() <= 2.0 * slack(&q, &k));
+    }
+}
+
+#[test]
+fn attention_factors_scale_forward_and_are_divided_out_by_the_inverse() {
+    let config = RopeConfig::new(128).with_attention_factor(1.25);
+    let plain = RopeConfig::new(128);
+    let mut random = fastrand::Rng::with_seed(12);
+    let head = values(&mut random, 128);
+    for context in &*CONTEXTS {
+        let scaled = rotated(context, &config, &head, 99, Direction::Forward);
+        let unscaled = rotated(context, &plain, &head, 99, Direction::Forward);
+        let back = rotated(context, &config, &scaled, 99, Direction::Inverse);
+        for i in 0..128 {
+            assert!((scaled[i] - 1.25 * unscaled[i]).abs() <= 8.0 * 2_f32.powi(-24) * 12.0);
+            assert!((back[i] - head[i]).abs() <= 12.0 * 2_f32.powi(-24) * 8.0);
+        }
+    }
+}
+
+#[test]
+fn not_a_number_and_infinity_stay_in_their_pair() {
+    let config = RopeConfig::new(64);
+    for context in &*CONTEXTS {
+        fn poisoned<T: Element>(context: &GpuContext, config: &RopeConfig) {
+            let frequencies = Frequencies::new(config).unwrap();
+            let spec = RotateSpec::new(config, 1, 1, HeadLayout::bshd(1, 1, 64), T::TYPE);
+            let mut random = fastrand::Rng::with_seed(3);
+            let mut head: Vec<T> = values(&mut random, 64).into_iter().map(T::narrow).collect();
+            head[5] = T::narrow(f32::NAN);
+            head[40] = T::narrow(f32::INFINITY);
+            head[9] = T::narrow(f32::NEG_INFINITY);
+            let mut expected = head.clone();
+            let rows = reference::table(&frequencies, [3], Direction::Forward).unwrap();
+            reference::rotate(&spec, &rows, &mut expected, None).unwrap();
+            context
+                .rotate_blocking(&spec, &frequencies, &[3], Direction::Forward, &mut head, None)
+                .unwrap();
+            for (i, (made, expected)) in head.iter().zip(&expected).enumerate() {
+                let (made, expected) = (made.widen(), expected.widen());
+                assert_eq!(made.is_nan(), [5, 37].contains(&i), "{i} {made}");
+                assert!(made == expected || (made.is_nan() && expected.is_nan()), "{i} {made} {expected}");
+                assert_eq!(made.is_infinite(), [8, 9, 40, 41].contains(&i), "{i} {made}");
+            }
+        }
+        poisoned::<f32>(context, &config);
+        poisoned::<f16>(context, &config);
+        poisoned::<bf16>(context, &config);
+    }
+}
+
+/// All 65,536 values of a 16-bit type as x, beside y = 0, turned by nothing but a factor: conversion, overflow and the rounding
+/// of every result are those of the CPU's library.
+#[test]
+fn every_16_bit_value_is_widened_and_rounded_as_on_the_cpu() {
+    fn all<T: Element>(context: &GpuContext, bits: impl Fn(u16) -> T) {
+        // cos = 1.3333334, sin = 0: products that need rounding, up to overflow.
+        let frequencies = Frequencies::from_pairs([Pair { inv_freq: 0.0, axis: 0 }; 8], 1.333_333_4).unwrap();
+        let config = RopeConfig::new(16);
+        let heads = 65_536 / 8;
+        let layout = HeadLayout::bshd(1, heads, 16);
+        let spec = RotateSpec::new(&config, 1, 1, layout, T::TYPE);
+        let mut tensor: Vec<T> = (0..heads * 16)
+            .map(|i| {
+                let (head, channel) = (i / 16, i % 16);
+                if channel < 8 {
+                    bits(u16::try_from(head * 8 + channel).unwrap())
+                } else {
+                    T::narrow(0.0)
+                }
+            })
+            .collect();
+        let mut expected = tensor.clone();
+        let rows = reference::table(&frequencies, [0], Direction::Forward).unwrap();
+        reference::rotate(&spec, &rows, &mut expected, None).unwrap();
+        context
+            .rotate_blocking(&spec, &frequencies, &[0], Direction::Forward, &mut tensor, None)
+            .unwrap();
+        let (mut finite, mut flushed) = (0, 0);
+        for (made, expected) in tensor.iter().zip(&expected) {
+            if expected.widen().is_nan() {
+                assert!(made.widen().is_nan());
+                continue;
+            }
+            // A device may flush denormals of f32, which in bfloat16 are denormals as well.
+            let tiny = expected.widen().abs() < f32::MIN_POSITIVE && T::TYPE == ElementType::Bf16;
+            if tiny && made.widen() == 0.0 && expected.widen() != 0.0 {
+                flushed += 1;
+                continue;
+            }
+            assert_eq!(
+                bytemuck::bytes_of(made),
+                bytemuck::bytes_of(expected),
+                "{}: {} {}",
+                name(context),
+                made.widen(),
+                expected.widen()
+            );
+            finite += 1;
+        }
+        eprintln!("{:?} on {}: {finite} equal, {flushed} denormals flushed", T::TYPE, name(context));
+        assert!(finite > 120_000);
+    }
+    for context in &*CONTEXTS {
+        all(context, f16::from_bits);
+        all(context, bf16::from_bits);
+    }
+}
