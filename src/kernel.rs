@@ -91,7 +91,7 @@ impl RopeKernel {
         for (limit, needed, allowed) in [
             (
                 "max_storage_buffers_per_shader_stage",
-                4,
+                3,
                 limits.max_storage_buffers_per_shader_stage,
             ),
             (

@@ -1,1 +1,262 @@
-//! todo
+//! The RoPE of a model from its Hugging Face `config.json`.
+//!
+//! Both forms are read: `rope_theta` with `rope_scaling` (transformers 4), and `rope_parameters` (transformers 5, one set for
+//! all layers). Families whose rotation is LLaMA's are known so far; any other `model_type` is an error, not a guess.
+
+use serde_json::{Map, Value};
+
+use crate::config::{RopeConfig, Scaling};
+use crate::error::{Result, RopeError};
+
+/// Families that rotate as LLaMA does: half-split over the whole head, theta 10,000 where the file names none.
+const FAMILIES: [&str; 5] = ["llama", "mistral", "mixtral", "qwen2", "qwen3"];
+
+/// What a model's file says of its RoPE.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ModelRope {
+    /// The rotation of all its layers.
+    pub config: RopeConfig,
+    /// The `model_type` of the file, if it has one.
+    pub family: Option<&'static str>,
+}
+
+/// Reads the text of a `config.json`.
+///
+/// ```
+/// let text = r#"{ "model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32, "rope_theta": 500000.0,
+///     "rope_scaling": { "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+///                       "original_max_position_embeddings": 8192 } }"#;
+/// let rope = wgpu_rope::config::huggingface::read_config(text)?.config;
+/// assert_eq!((rope.head_dim(), rope.theta()), (128, 500_000.0));
+/// # Ok::<(), wgpu_rope::RopeError>(())
+/// ```
+///
+/// # Errors
+/// [`RopeError::Config`] naming the key: text that is no JSON object, an unknown `model_type` or rope type, a required key that is missing, a value of the wrong type or
+/// out of range.
+pub fn read_config(text: &str) -> Result<ModelRope> {
+    let file: Value = serde_json::from_str(text)
+        .map_err(|error| RopeError::config("config.json", "must be JSON", error))?;
+    let file = object("config.json", &file)?;
+    let family = match file.get("model_type") {
+        None => None,
+        Some(value) => {
+            let name = string("model_type", value)?;
+            let known = FAMILIES.into_iter().find(|family| *family == name);
+            Some(known.ok_or_else(|| {
+                RopeError::config(
+                    "model_type",
+                    format!("must be one of {}", FAMILIES.join(", ")),
+                    name,
+                )
+            })?)
+        }
+    };
+    // The newer form holds everything; the older one theta beside the scaling.
+    let nested = match (file.get("rope_parameters"), file.get("rope_scaling")) {
+        (Some(Value::Null) | None, Some(Value::Null) | None) => None,
+        (Some(value @ Value::Object(_)), _) => Some(object("rope_parameters", value)?),
+        (Some(Value::Null) | None, Some(value)) => Some(object("rope_scaling", value)?),
+        (Some(value), _) => Some(object("rope_parameters", value)?),
+    };
+    let either = |key: &'static str| -> Result<Option<f64>> {
+        Ok(match nested.map(|nested| number(nested, key)).transpose()? {
+            Some(Some(value)) => Some(value),
+            _ => number(file, key)?,
+        })
+    };
+    let theta = match (either("rope_theta")?, family) {
+        (Some(theta), _) => theta,
+        (None, Some(_)) => 10_000.0,
+        (None, None) => return Err(missing("rope_theta")),
+    };
+    let head_dim = head_dim(file)?;
+    let rotary_dim = match either("partial_rotary_factor")? {
+        None => head_dim,
+        Some(part) if part > 0.0 && part <= 1.0 => truncated(f64::from(head_dim) * part),
+        Some(part) => {
+            return Err(RopeError::config(
+                "partial_rotary_factor",
+                "must be above 0 and at most 1",
+                part,
+            ));
+        }
+    };
+    let config = RopeConfig::new(head_dim)
+        .with_theta(theta)
+        .with_rotary_dim(rotary_dim)
+        .with_scaling(match nested {
+            Some(nested) => scaling(nested)?,
+            None => Scaling::None,
+        });
+    config.validate()?;
+    Ok(ModelRope { config, family })
+}
+
+fn scaling(nested: &Map<String, Value>) -> Result<Scaling> {
+    let name = match (nested.get("rope_type"), nested.get("type")) {
+        (Some(value), _) => string("rope_type", value)?,
+        (None, Some(value)) => string("type", value)?,
+        (None, None) => return Err(missing("rope_type")),
+    };
+    let required = |key: &'static str| number(nested, key)?.ok_or_else(|| missing(key));
+    match name {
+        "default" => Ok(Scaling::None),
+        "linear" => Ok(Scaling::Linear {
+            factor: required("factor")?,
+        }),
+        "llama3" => Ok(Scaling::Llama3 {
+            factor: required("factor")?,
+            low_freq_factor: required("low_freq_factor")?,
+            high_freq_factor: required("high_freq_factor")?,
+            original_max_position_embeddings: required("original_max_position_embeddings")?,
+        }),
+        other => Err(RopeError::config(
+            "rope_type",
+            "must be default, linear or llama3",
+            other,
+        )),
+    }
+}
+
+fn head_dim(file: &Map<String, Value>) -> Result<u32> {
+    if let Some(head_dim) = whole(file, "head_dim")? {
+        return Ok(head_dim);
+    }
+    let hidden = whole(file, "hidden_size")?.ok_or_else(|| missing("head_dim"))?;
+    let heads = whole(file, "num_attention_heads")?.ok_or_else(|| missing("num_attention_heads"))?;
+    if heads == 0 || !hidden.is_multiple_of(heads) {
+        return Err(RopeError::config(
+            "num_attention_heads",
+            format!("must divide hidden_size {hidden}"),
+            heads,
+        ));
+    }
+    Ok(hidden / heads)
+}
+
+fn missing(key: &'static str) -> RopeError {
+    RopeError::config(key, "must be given", "none")
+}
+
+fn object<'a>(key: &'static str, value: &'a Value) -> Result<&'a Map<String, Value>> {
+    value
+        .as_object()
+        .ok_or_else(|| RopeError::config(key, "must be an object", value))
+}
+
+fn string<'a>(key: &'static str, value: &'a Value) -> Result<&'a str> {
+    value
+        .as_str()
+        .ok_or_else(|| RopeError::config(key, "must be a string", value))
+}
+
+/// A number; `null` counts as absent.
+fn number(map: &Map<String, Value>, key: &'static str) -> Result<Option<f64>> {
+    match map.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => value
+            .as_f64()
+            .map(Some)
+            .ok_or_else(|| RopeError::config(key, "must be a number", value)),
+    }
+}
+
+fn whole(map: &Map<String, Value>, key: &'static str) -> Result<Option<u32>> {
+    match map.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => value
+            .as_u64()
+            .and_then(|value| u32::try_from(value).ok())
+            .map(Some)
+            .ok_or_else(|| RopeError::config(key, "must be a whole number below 2^32", value)),
+    }
+}
+
+/// The whole part of a number from 0 to `u32::MAX`, as Python's `int` takes it.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the number is a part of a u32, and its fraction is to be cut off"
+)]
+fn truncated(value: f64) -> u32 {
+    value as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(text: &str) -> String {
+        read_config(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn both_forms_say_the_same() -> Result<()> {
+        let old = r#"{"model_type": "llama", "hidden_size": 2048, "num_attention_heads": 32, "rope_theta": 500000.0,
+            "rope_scaling": {"type": "linear", "factor": 4}}"#;
+        let new = r#"{"model_type": "llama", "head_dim": 64, "rope_parameters": {"rope_theta": 500000.0,
+            "rope_type": "linear", "factor": 4}, "rope_scaling": null}"#;
+        let rope = read_config(old)?;
+        assert_eq!(rope, read_config(new)?);
+        assert_eq!(
+            rope.config,
+            RopeConfig::new(64)
+                .with_theta(5e5)
+                .with_scaling(Scaling::Linear { factor: 4.0 })
+        );
+        // 36 * 0.9 is 32.4: cut off, not rounded.
+        let partial = read_config(r#"{"head_dim": 36, "rope_theta": 1e4, "partial_rotary_factor": 0.9}"#)?;
+        assert_eq!(partial.config.rotary_dim(), 32);
+        Ok(())
+    }
+
+    #[test]
+    fn faults_name_the_key() {
+        for (text, expected) in [
+            ("[1]", "config.json: must be an object, got [1]"),
+            (r#"{"head_dim": 64}"#, "rope_theta: must be given, got none"),
+            (r#"{"model_type": "llama"}"#, "head_dim: must be given, got none"),
+            (
+                r#"{"model_type": "bert"}"#,
+                "model_type: must be one of llama, mistral, mixtral, qwen2, qwen3, got bert",
+            ),
+            (
+                r#"{"head_dim": -1, "rope_theta": 1}"#,
+                "head_dim: must be a whole number below 2^32, got -1",
+            ),
+            (
+                r#"{"head_dim": 64, "rope_theta": "x"}"#,
+                "rope_theta: must be a number, got \"x\"",
+            ),
+            (
+                r#"{"head_dim": 64, "rope_theta": 0}"#,
+                "theta: must be a positive finite number, got 0",
+            ),
+            (
+                r#"{"hidden_size": 65, "num_attention_heads": 2, "rope_theta": 1}"#,
+                "num_attention_heads: must divide hidden_size 65, got 2",
+            ),
+            (
+                r#"{"head_dim": 64, "rope_theta": 1, "rope_scaling": {"rope_type": "new"}}"#,
+                "rope_type: must be default, linear or llama3, got new",
+            ),
+            (
+                r#"{"head_dim": 64, "rope_theta": 1, "rope_scaling": {"type": "llama3", "factor": 8}}"#,
+                "low_freq_factor: must be given, got none",
+            ),
+            (
+                r#"{"head_dim": 64, "rope_theta": 1, "rope_parameters": 3}"#,
+                "rope_parameters: must be an object, got 3",
+            ),
+            (
+                r#"{"head_dim": 64, "rope_theta": 1, "partial_rotary_factor": 1.5}"#,
+                "partial_rotary_factor: must be above 0 and at most 1, got 1.5",
+            ),
+        ] {
+            assert_eq!(fault(text), expected);
+        }
+        assert!(fault("{").starts_with("config.json: must be JSON, got EOF"));
+    }
+}

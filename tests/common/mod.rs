@@ -40,6 +40,11 @@ pub fn name(context: &GpuContext) -> String {
 
 /// Other contexts on the same adapters, with limits changed.
 pub fn contexts_with(change: impl Fn(&mut wgpu::Limits)) -> Vec<GpuContext> {
+    attempts_with(change).into_iter().map(Result::unwrap).collect()
+}
+
+/// The same where some may not come to be.
+pub fn attempts_with(change: impl Fn(&mut wgpu::Limits)) -> Vec<wgpu_rope::Result<GpuContext>> {
     ADAPTERS
         .iter()
         .map(|adapter| {
@@ -47,7 +52,7 @@ pub fn contexts_with(change: impl Fn(&mut wgpu::Limits)) -> Vec<GpuContext> {
             limits.min_storage_buffer_offset_alignment =
                 adapter.limits().min_storage_buffer_offset_alignment;
             change(&mut limits);
-            pollster::block_on(GpuContext::with_limits(adapter, limits)).unwrap()
+            pollster::block_on(GpuContext::with_limits(adapter, limits))
         })
         .collect()
 }

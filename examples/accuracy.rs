@@ -1,0 +1,119 @@
+//! How far cos and sin are from the truth at growing positions: this crate's table, and the usual f32 angle with the driver's
+//! own sin and cos, both made on the GPU.
+//!
+//! `cargo run --release --example accuracy [FILE.svg]` prints a table and, with a file, draws it.
+#![expect(clippy::print_stdout, reason = "an example talks to its reader")]
+
+#[path = "../benches/floor/mod.rs"]
+mod floor;
+
+use std::error::Error;
+
+use plotters::prelude::*;
+use wgpu_rope::{Angles, Direction, Frequencies, GpuContext, Positions, RopeConfig};
+
+/// Positions looked at below each of these.
+const WINDOW: u32 = 1024;
+const POSITIONS: [u32; 7] = [4096, 16_384, 65_536, 131_072, 1 << 20, 1 << 22, 1 << 24];
+
+struct Row {
+    position: u32,
+    exact: f64,
+    float: f64,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let context = GpuContext::new_blocking()?;
+    let config = RopeConfig::new(128);
+    let frequencies = Frequencies::new(&config)?;
+    let rows = POSITIONS
+        .iter()
+        .map(|&position| row(&context, &frequencies, position))
+        .collect::<Result<Vec<_>, _>>()?;
+
+    println!("Largest error of cos and sin, theta 10,000, head_dim 128, on {} ({})\n", context.info().name, context.info().backend);
+    println!("| positions up to | this crate | f32 angle, driver's sin and cos |");
+    println!("|---:|---:|---:|");
+    for row in &rows {
+        println!("| {} | {:.1e} | {:.1e} |", row.position, row.exact, row.float);
+    }
+    if let Some(file) = std::env::args().nth(1) {
+        draw(&file, &rows, &context.info().name)?;
+        println!("\ndrawn to {file}");
+    }
+    Ok(())
+}
+
+fn row(context: &GpuContext, frequencies: &Frequencies, position: u32) -> Result<Row, Box<dyn Error>> {
+    let start = position - WINDOW;
+    let table = context.kernel().table(frequencies, WINDOW, Angles::Exact, Direction::Forward)?;
+    let fill = table.bind_positions(Positions::From(start.try_into()?))?;
+    let (plain, plain_table) = floor::float_table(context, frequencies.inv_freq(), start, WINDOW)?;
+    context.run(|pass| {
+        plain.record(pass);
+        fill.record(pass, WINDOW)
+    })?;
+    let count = WINDOW as usize * frequencies.len();
+    let error = |made: &[[f32; 2]]| -> f64 {
+        let entries = (start..position).flat_map(|p| frequencies.inv_freq().map(move |w| truth(p, w)));
+        made.iter().zip(entries).fold(0.0, |worst, ([c, s], (cos, sin))| {
+            worst.max((f64::from(*c) - cos).abs()).max((f64::from(*s) - sin).abs())
+        })
+    };
+    Ok(Row {
+        position,
+        exact: error(&context.read_blocking(table.buffer(), count)?),
+        float: error(&context.read_blocking(&plain_table, count)?),
+    })
+}
+
+/// cos and sin in f64, the rounding error of the product carried along.
+fn truth(position: u32, inv_freq: f64) -> (f64, f64) {
+    let position = f64::from(position);
+    let angle = position * inv_freq;
+    let rest = position.mul_add(inv_freq, -angle);
+    let (sin, cos) = angle.sin_cos();
+    (cos - sin * rest, sin + cos * rest)
+}
+
+fn draw(file: &str, rows: &[Row], adapter: &str) -> Result<(), Box<dyn Error>> {
+    let area = SVGBackend::new(file, (820, 460)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .caption("Largest error of cos and sin (theta 10,000, head_dim 128)", ("sans-serif", 20))
+        .margin(16)
+        .x_label_area_size(46)
+        .y_label_area_size(72)
+        .build_cartesian_2d((4096.0..16_777_216.0_f64).log_scale(), (1e-8..1.0_f64).log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc("position")
+        .y_desc("largest absolute error")
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .y_label_formatter(&|y| format!("{y:.0e}"))
+        .light_line_style(WHITE)
+        .draw()?;
+    let series = [
+        (format!("f32 angle, the driver's sin and cos ({adapter})"), RED, true),
+        ("this crate, the same on every adapter".to_owned(), BLUE, false),
+    ];
+    for (label, colour, float) in series {
+        let points: Vec<_> = rows
+            .iter()
+            .map(|row| (f64::from(row.position), if float { row.float } else { row.exact }))
+            .collect();
+        chart
+            .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
+            .label(label)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
+        chart.draw_series(points.into_iter().map(|point| Circle::new(point, 4, colour.filled())))?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::MiddleRight)
+        .background_style(WHITE.mix(0.9))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
+    area.present()?;
+    Ok(())
+}

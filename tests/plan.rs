@@ -1,0 +1,342 @@
+//! Plans without a GPU: what is refused, by name; and what a host of its own would carry out.
+
+use wgpu_rope::{
+    Angles, Direction, ElementType, Frequencies, HeadLayout, Limits, Pair, Pairing, Placement,
+    PositionSource, Resource, RopeConfig, RopeError, RopePlan, RotateSpec, Rows, Scaling, TablePlan,
+};
+
+fn config_fault(config: RopeConfig) -> String {
+    let error = Frequencies::new(&config).unwrap_err();
+    assert_eq!(Err(error.clone()), config.validate());
+    error.to_string()
+}
+
+#[test]
+fn configurations_are_refused_by_name() {
+    let base = RopeConfig::new(128);
+    let faults = [
+        (RopeConfig::new(0), "head_dim: must be from 1 to 65536, got 0"),
+        (RopeConfig::new(7), "rotary_dim: must be even and at least 2, got 7"),
+        (base.clone().with_rotary_dim(0), "rotary_dim: must be even and at least 2, got 0"),
+        (
+            base.clone().with_rotary_dim(128).with_rotary_offset(64),
+            "rotary window: must lie within head_dim 128, got 64..192",
+        ),
+        (
+            base.clone().with_rotary_offset(u32::MAX),
+            "rotary window: must lie within head_dim 128, got 4294967295..4294967423",
+        ),
+        (base.clone().with_theta(0.0), "theta: must be a positive finite number, got 0"),
+        (base.clone().with_theta(-1.0), "theta: must be a positive finite number, got -1"),
+        (base.clone().with_theta(f64::NAN), "theta: must be a positive finite number, got NaN"),
+        (base.clone().with_theta(f64::INFINITY), "theta: must be a positive finite number, got inf"),
+        (
+            base.clone().with_scaling(Scaling::Linear { factor: -2.0 }),
+            "scaling factor: must be a positive finite number, got -2",
+        ),
+        (
+            base.clone().with_scaling(Scaling::Llama3 {
+                factor: 8.0,
+                low_freq_factor: 4.0,
+                high_freq_factor: 1.0,
+                original_max_position_embeddings: 8192.0,
+            }),
+            "high_freq_factor: must not be below low_freq_factor 4, got 1",
+        ),
+    ];
+    for (config, expected) in faults {
+        assert_eq!(config_fault(config), expected);
+    }
+    // Legal as a configuration, but with frequencies outside what a table can hold.
+    for theta in [1e300, 1e-300] {
+        let error = Frequencies::new(&base.clone().with_theta(theta)).unwrap_err().to_string();
+        assert!(error.starts_with("inv_freq: must be 0 or of a magnitude from 2^-64 to 2^16"), "{error}");
+    }
+    for factor in [0.0, f64::NAN, f64::INFINITY, 1e-9, 1e9] {
+        let error = Frequencies::new(&base.clone().with_attention_factor(factor)).unwrap_err().to_string();
+        assert!(error.starts_with("attention_factor: must be of a magnitude from 2^-24 to 2^24"), "{error}");
+    }
+    assert_eq!(
+        Frequencies::from_pairs([], 1.0).unwrap_err().to_string(),
+        "pairs: must be at least one, got 0"
+    );
+    for inv_freq in [f64::NAN, f64::INFINITY, 65_537.0, 1e-30] {
+        assert!(Frequencies::from_pairs([Pair { inv_freq, axis: 0 }], 1.0).is_err());
+    }
+}
+
+fn fault(spec: RotateSpec) -> RopeError {
+    RopePlan::new(&spec, &Limits::default()).unwrap_err()
+}
+
+#[test]
+fn rotations_are_refused_by_name() {
+    let config = RopeConfig::new(64);
+    let layout = HeadLayout::bshd(8, 4, 64);
+    let spec = |layout| RotateSpec::new(&config, 2, 8, layout, ElementType::F32);
+    let text = |spec| fault(spec).to_string();
+    assert_eq!(text(spec(HeadLayout { heads: 0, ..layout })), "query: heads must be at least 1, got 0");
+    assert_eq!(
+        text(spec(HeadLayout { head_dim: 32, ..layout })),
+        "query: head_dim must be the configuration's 64, got 32"
+    );
+    assert_eq!(
+        text(spec(layout).with_key(HeadLayout { heads: 0, ..layout }, ElementType::F32)),
+        "key: heads must be at least 1, got 0"
+    );
+    assert_eq!(
+        text(RotateSpec::new(&config, 0, 8, layout, ElementType::F32)),
+        "batch: must be at least 1, got 0"
+    );
+    assert_eq!(
+        text(RotateSpec::new(&config, 1, 0, layout, ElementType::F32)),
+        "tokens: must be at least 1, got 0"
+    );
+    // A view that meets itself.
+    for strides in [(0, 256, 64), (2048, 0, 64), (2048, 256, 0), (2048, 256, 63), (1000, 256, 64)] {
+        let own = layout.with_strides(strides.0, strides.1, strides.2);
+        assert!(
+            text(spec(own)).starts_with("query: two heads of the view must not share an element, got [2, 8, 4, 64]"),
+            "{strides:?}"
+        );
+    }
+    // 16-bit views start on whole words.
+    let half = |layout| RotateSpec::new(&config, 2, 8, layout, ElementType::Bf16);
+    assert_eq!(
+        text(half(layout.with_strides(2049, 256, 64))),
+        "query: batch stride of a 16-bit tensor must be even, so that heads start on whole words, got 2049"
+    );
+    assert_eq!(
+        text(half(layout.with_offset(3))),
+        "query: offset of a 16-bit tensor must be even, so that heads start on whole words, got 3"
+    );
+    assert!(RopePlan::new(&spec(layout.with_offset(3)), &Limits::default()).is_ok());
+    // Sizes that overflow.
+    for own in [
+        layout.with_strides(u64::MAX, 256, 64),
+        layout.with_offset(u64::MAX - 5),
+        layout.with_strides(u64::MAX / 2, 256, 64),
+    ] {
+        assert!(matches!(fault(spec(own)), RopeError::Overflow { .. }), "{own:?}");
+    }
+    let many = RotateSpec::new(&config, u32::MAX, 8, HeadLayout::bshd(8, 1, 64), ElementType::F32);
+    assert!(matches!(fault(many.clone().with_rows(Rows::PerToken)), RopeError::Overflow { operand: "rows", .. }));
+    // Shapes that were asked for.
+    assert_eq!(
+        text(spec(layout).with_heads_per_invocation(9)),
+        "heads per invocation: must be from 1 to 8, got 9"
+    );
+    assert_eq!(text(spec(layout).with_workgroup(0)), "workgroup: must be at least 1, got 0");
+    assert_eq!(
+        text(spec(layout).with_workgroup(512)),
+        "workgroup: needs max_compute_invocations_per_workgroup of 512, the device has 256; request it in required_limits"
+    );
+    // Not even a head fits a binding.
+    let small = Limits {
+        max_storage_buffer_binding_size: 255,
+        ..Limits::default()
+    };
+    assert_eq!(
+        RopePlan::new(&spec(layout), &small).unwrap_err().to_string(),
+        "query: needs max_storage_buffer_binding_size of 256, the device has 255; request it in required_limits"
+    );
+}
+
+#[test]
+fn views_of_one_buffer_may_interleave_but_not_meet() {
+    let config = RopeConfig::new(64);
+    let (q, k) = (HeadLayout::packed(8, 6, 0, 4, 64), HeadLayout::packed(8, 6, 4, 1, 64));
+    let plan = |k| {
+        let spec = RotateSpec::new(&config, 2, 8, q, ElementType::F16).with_key(k, ElementType::F16);
+        RopePlan::new(&spec, &Limits::default()).unwrap()
+    };
+    let packed = Placement {
+        shared: true,
+        ..Placement::default()
+    };
+    assert_eq!(plan(k).dispatches(packed).unwrap().len(), 1);
+    let meeting = plan(k.with_offset(3 * 64)).dispatches(packed).unwrap_err();
+    assert_eq!(
+        meeting.to_string(),
+        "key: must not share an element with the query in the same buffer, got byte offsets 0 and 0"
+    );
+    let apart = Placement { key: 3 * 128, ..packed };
+    assert!(plan(k.with_offset(0)).dispatches(apart).is_err());
+    assert!(plan(k.with_offset(64)).dispatches(apart).is_ok());
+    assert!(
+        plan(k)
+            .dispatches(Placement { query: 2, ..packed })
+            .unwrap_err()
+            .to_string()
+            .starts_with("query: byte offset must be a multiple of 4")
+    );
+    // Element types of different sizes are compared by their bytes.
+    let mixed = RotateSpec::new(&config, 1, 8, HeadLayout::bshd(8, 1, 64), ElementType::F32)
+        .with_key(HeadLayout::bshd(8, 1, 64), ElementType::F16);
+    let mixed = RopePlan::new(&mixed, &Limits::default()).unwrap();
+    let behind = |key| mixed.dispatches(Placement { key, ..packed });
+    assert!(behind(8 * 64 * 4 - 4).is_err());
+    assert_eq!(behind(8 * 64 * 4).unwrap().len(), 2);
+}
+
+#[test]
+fn a_llama_layer_is_one_dispatch_over_all_of_it() {
+    let config = RopeConfig::new(128);
+    let (q, k) = (HeadLayout::bshd(4096, 32, 128), HeadLayout::bshd(4096, 8, 128));
+    let spec = RotateSpec::new(&config, 1, 4096, q, ElementType::F32).with_key(k, ElementType::F32);
+    let gpu = RopePlan::new(&spec, &Limits::default()).unwrap();
+    let [planned] = &gpu.dispatches(Placement::default()).unwrap()[..] else {
+        panic!("one dispatch");
+    };
+    assert_eq!(planned.entry_point, "quads_two");
+    // 4 heads to an invocation, 16 lanes to a head: 10 groups of 16 invocations for each token, whole subgroups.
+    assert_eq!(gpu.workgroups(4096).unwrap(), [1, 4096, 1]);
+    assert!(planned.constants.contains(&("WORKGROUP", 160.0)));
+    assert!(planned.constants.contains(&("QUERY_HEADS", 4.0)));
+    let bound: Vec<_> = planned.bindings.iter().map(|b| (b.binding, b.resource, b.bytes.clone())).collect();
+    assert_eq!(
+        bound,
+        [
+            (0, Resource::Uniform, 0..96),
+            (1, Resource::Rows, 0..4096 * 64 * 8),
+            (2, Resource::Query, 0..4096 * 32 * 128 * 4),
+            (3, Resource::Key, 0..4096 * 8 * 128 * 4),
+        ]
+    );
+    assert_eq!(planned.uniform_bytes().len(), 96);
+    assert_eq!(gpu.workgroups(7).unwrap(), [1, 7, 1]);
+    assert_eq!(gpu.workgroups(0).unwrap(), [0, 0, 0]);
+    assert_eq!(
+        gpu.workgroups(4097).unwrap_err().to_string(),
+        "tokens: must not exceed the planned 4096, got 4097"
+    );
+    // In decoding a GPU wants invocations more than shared loads; a CPU's driver wants 8 heads always.
+    let decode = RotateSpec::new(&config, 1, 1, HeadLayout::bshd(1, 32, 128), ElementType::F32);
+    let constants = |limits: &Limits| {
+        let plan = RopePlan::new(&decode, limits).unwrap();
+        plan.dispatches(Placement::default()).unwrap()[0].constants.clone()
+    };
+    assert!(constants(&Limits::default()).contains(&("QUERY_HEADS", 1.0)));
+    let cpu = Limits {
+        cpu: true,
+        ..Limits::default()
+    };
+    assert!(constants(&cpu).contains(&("QUERY_HEADS", 8.0)));
+}
+
+#[test]
+fn paths_are_chosen_by_what_the_words_allow() {
+    let path = |head_dim: u32, dim: u32, offset: u32, pairing, element, stride: u64| {
+        let config = RopeConfig::new(head_dim)
+            .with_rotary_dim(dim)
+            .with_rotary_offset(offset)
+            .with_pairing(pairing);
+        let layout = HeadLayout::bshd(4, 2, head_dim).with_strides(8 * stride, 2 * stride, stride);
+        let spec = RotateSpec::new(&config, 1, 4, layout, element);
+        RopePlan::new(&spec, &Limits::default())
+            .unwrap()
+            .dispatches(Placement::default())
+            .unwrap()[0]
+            .entry_point
+    };
+    use ElementType::{Bf16, F32};
+    use Pairing::{HalfSplit, Interleaved};
+    assert_eq!(path(128, 128, 0, HalfSplit, F32, 128), "quads_one");
+    assert_eq!(path(80, 32, 0, HalfSplit, F32, 80), "quads_one");
+    assert_eq!(path(512, 64, 448, Interleaved, Bf16, 512), "quads_one");
+    assert_eq!(path(128, 128, 0, HalfSplit, F32, 130), "words_one");
+    assert_eq!(path(128, 128, 0, HalfSplit, Bf16, 130), "words_one");
+    assert_eq!(path(24, 24, 0, HalfSplit, Bf16, 24), "words_one");
+    assert_eq!(path(24, 22, 0, HalfSplit, F32, 24), "words_one");
+    assert_eq!(path(24, 22, 0, HalfSplit, Bf16, 24), "heads_one");
+    assert_eq!(path(24, 20, 1, Interleaved, Bf16, 24), "heads_one");
+    assert_eq!(path(24, 20, 1, Interleaved, F32, 24), "words_one");
+}
+
+#[test]
+fn windows_cover_every_head_once() {
+    let config = RopeConfig::new(32);
+    let limits = Limits {
+        max_storage_buffer_binding_size: 1024,
+        ..Limits::default()
+    };
+    for layout in [HeadLayout::bshd(13, 5, 32), HeadLayout::bhsd(13, 5, 32)] {
+        let spec = RotateSpec::new(&config, 3, 13, layout, ElementType::F32);
+        let plan = RopePlan::new(&spec, &limits).unwrap();
+        let dispatches = plan.dispatches(Placement { query: 36, ..Placement::default() }).unwrap();
+        let mut heads = 0;
+        for planned in &dispatches {
+            let bound = &planned.bindings[2].bytes;
+            assert!(bound.start.is_multiple_of(256) && bound.end - bound.start <= 1024);
+            let constant = |name| planned.constants.iter().find(|(n, _)| *n == name).unwrap().1;
+            let [_, tokens, batch] = planned.workgroups(13).unwrap();
+            heads += planned.uniform[13] * tokens * batch * constant("QUERY_HEADS") as u32;
+        }
+        assert_eq!(heads, 3 * 13 * 5);
+        // Tokens of later windows are left out when fewer are recorded.
+        let tokens: u32 = dispatches
+            .iter()
+            .map(|planned| {
+                let [x, y, z] = planned.workgroups(4).unwrap();
+                if x == 0 { 0 } else { y * z * planned.uniform[13] }
+            })
+            .sum();
+        assert!(tokens > 0);
+        assert!(plan.workgroups(13).is_err());
+    }
+}
+
+#[test]
+fn tables_are_planned_and_refused_by_name() {
+    let frequencies = Frequencies::new(&RopeConfig::new(6)).unwrap();
+    let plan = |rows| TablePlan::new(&frequencies, rows, Angles::Exact, Direction::Forward, &Limits::default());
+    assert_eq!(plan(0).unwrap_err().to_string(), "table rows: must be at least 1, got 0");
+    let table = plan(100).unwrap();
+    assert_eq!((table.width(), table.row_stride(), table.bytes()), (3, 4, 3200));
+    assert_eq!(
+        plan(u32::MAX).unwrap_err().to_string(),
+        "table: needs max_storage_buffer_binding_size of 137438953440, the device has 134217728; request it in required_limits"
+    );
+    let ids = table.fill(PositionSource::Runs(1), 516..516 + 80).unwrap();
+    // Bound from an aligned start, and no further than it is read.
+    assert_eq!(ids.bindings[3].bytes, 512..596);
+    assert_eq!(ids.uniform[..6], [20, 3, 4, 1, 0, 1]);
+    assert_eq!(ids.workgroups(7).unwrap(), [1, 7, 1]);
+    assert_eq!(table.rows_served(PositionSource::Runs(30), 3), 90);
+    assert_eq!(table.rows_served(PositionSource::Runs(30), u64::MAX), 100);
+}
+
+#[test]
+fn scalings_give_the_published_values() {
+    // Llama 3.1: r 128, theta 5e5, factor 8, 1 and 4, 8192; values of transformers' own function in f64.
+    let llama = RopeConfig::new(128).with_theta(5e5).with_scaling(Scaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 8192.0,
+    });
+    let own: Vec<_> = Frequencies::new(&llama).unwrap().inv_freq().collect();
+    for (k, value) in [
+        (28, 3.211_445_995e-3),
+        (32, 5.248_461_610e-4),
+        (34, 1.785_078_128e-4),
+        (40, 3.428_102_196e-5),
+        (63, 3.068_925_988e-7),
+    ] {
+        assert!((own[k] / value - 1.0).abs() < 5e-10, "{k}: {}", own[k]);
+    }
+    // Equal factors (Llama 4 Scout): a threshold and no division by zero.
+    let scout = llama.with_scaling(Scaling::Llama3 {
+        factor: 16.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 1.0,
+        original_max_position_embeddings: 8192.0,
+    });
+    let plain: Vec<_> = Frequencies::new(&RopeConfig::new(128).with_theta(5e5)).unwrap().inv_freq().collect();
+    for (scaled, plain) in Frequencies::new(&scout).unwrap().inv_freq().zip(plain) {
+        let kept = 8192.0 * plain / std::f64::consts::TAU > 1.0;
+        assert_eq!(scaled, if kept { plain } else { plain / 16.0 });
+    }
+    let linear = RopeConfig::new(4).with_scaling(Scaling::Linear { factor: 4.0 });
+    assert_eq!(Frequencies::new(&linear).unwrap().inv_freq().collect::<Vec<_>>(), [0.25, 0.0025]);
+}
