@@ -31,11 +31,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|&position| row(&context, &frequencies, position))
         .collect::<Result<Vec<_>, _>>()?;
 
-    println!("Largest error of cos and sin, theta 10,000, head_dim 128, on {} ({})\n", context.info().name, context.info().backend);
+    println!(
+        "Largest error of cos and sin, theta 10,000, head_dim 128, on {} ({})\n",
+        context.info().name,
+        context.info().backend
+    );
     println!("| positions up to | this crate | f32 angle, driver's sin and cos |");
     println!("|---:|---:|---:|");
     for row in &rows {
-        println!("| {} | {:.1e} | {:.1e} |", row.position, row.exact, row.float);
+        println!(
+            "| {} | {:.1e} | {:.1e} |",
+            row.position, row.exact, row.float
+        );
     }
     if let Some(file) = std::env::args().nth(1) {
         draw(&file, &rows, &context.info().name)?;
@@ -44,9 +51,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn row(context: &GpuContext, frequencies: &Frequencies, position: u32) -> Result<Row, Box<dyn Error>> {
+fn row(
+    context: &GpuContext,
+    frequencies: &Frequencies,
+    position: u32,
+) -> Result<Row, Box<dyn Error>> {
     let start = position - WINDOW;
-    let table = context.kernel().table(frequencies, WINDOW, Angles::Exact, Direction::Forward)?;
+    let table = context
+        .kernel()
+        .table(frequencies, WINDOW, Angles::Exact, Direction::Forward)?;
     let fill = table.bind_positions(Positions::From(start.try_into()?))?;
     let (plain, plain_table) = floor::float_table(context, frequencies.inv_freq(), start, WINDOW)?;
     context.run(|pass| {
@@ -55,10 +68,15 @@ fn row(context: &GpuContext, frequencies: &Frequencies, position: u32) -> Result
     })?;
     let count = WINDOW as usize * frequencies.len();
     let error = |made: &[[f32; 2]]| -> f64 {
-        let entries = (start..position).flat_map(|p| frequencies.inv_freq().map(move |w| truth(p, w)));
-        made.iter().zip(entries).fold(0.0, |worst, ([c, s], (cos, sin))| {
-            worst.max((f64::from(*c) - cos).abs()).max((f64::from(*s) - sin).abs())
-        })
+        let entries =
+            (start..position).flat_map(|p| frequencies.inv_freq().map(move |w| truth(p, w)));
+        made.iter()
+            .zip(entries)
+            .fold(0.0, |worst, ([c, s], (cos, sin))| {
+                worst
+                    .max((f64::from(*c) - cos).abs())
+                    .max((f64::from(*s) - sin).abs())
+            })
     };
     Ok(Row {
         position,
@@ -80,11 +98,17 @@ fn draw(file: &str, rows: &[Row], adapter: &str) -> Result<(), Box<dyn Error>> {
     let area = SVGBackend::new(file, (820, 460)).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)
-        .caption("Largest error of cos and sin (theta 10,000, head_dim 128)", ("sans-serif", 20))
+        .caption(
+            "Largest error of cos and sin (theta 10,000, head_dim 128)",
+            ("sans-serif", 20),
+        )
         .margin(16)
         .x_label_area_size(46)
         .y_label_area_size(72)
-        .build_cartesian_2d((4096.0..16_777_216.0_f64).log_scale(), (1e-8..1.0_f64).log_scale())?;
+        .build_cartesian_2d(
+            (4096.0..16_777_216.0_f64).log_scale(),
+            (1e-8..2.0_f64).log_scale(),
+        )?;
     chart
         .configure_mesh()
         .x_desc("position")
@@ -94,19 +118,36 @@ fn draw(file: &str, rows: &[Row], adapter: &str) -> Result<(), Box<dyn Error>> {
         .light_line_style(WHITE)
         .draw()?;
     let series = [
-        (format!("f32 angle, the driver's sin and cos ({adapter})"), RED, true),
-        ("this crate, the same on every adapter".to_owned(), BLUE, false),
+        (
+            format!("f32 angle, the driver's sin and cos ({adapter})"),
+            RED,
+            true,
+        ),
+        (
+            "this crate, the same on every adapter".to_owned(),
+            BLUE,
+            false,
+        ),
     ];
     for (label, colour, float) in series {
         let points: Vec<_> = rows
             .iter()
-            .map(|row| (f64::from(row.position), if float { row.float } else { row.exact }))
+            .map(|row| {
+                (
+                    f64::from(row.position),
+                    if float { row.float } else { row.exact },
+                )
+            })
             .collect();
         chart
             .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
             .label(label)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
-        chart.draw_series(points.into_iter().map(|point| Circle::new(point, 4, colour.filled())))?;
+        chart.draw_series(
+            points
+                .into_iter()
+                .map(|point| Circle::new(point, 4, colour.filled())),
+        )?;
     }
     chart
         .configure_series_labels()

@@ -13,7 +13,8 @@ use wgpu_rope::GpuContext;
 fn main() -> ExitCode {
     let adapters = pollster::block_on(GpuContext::adapters());
     if std::env::args().any(|argument| argument == "--probe") {
-        let is_gpu = |adapter: &wgpu::Adapter| adapter.get_info().device_type != wgpu::DeviceType::Cpu;
+        let is_gpu =
+            |adapter: &wgpu::Adapter| adapter.get_info().device_type != wgpu::DeviceType::Cpu;
         let is_gl = |adapter: &wgpu::Adapter| adapter.get_info().backend == wgpu::Backend::Gl;
         println!(
             "{}",
@@ -35,19 +36,45 @@ fn main() -> ExitCode {
         let (info, limits) = (adapter.get_info(), adapter.limits());
         println!("{} ({})", info.name, info.backend);
         println!("  kind                   {:?}", info.device_type);
-        println!("  driver                 {} {}", info.driver, info.driver_info);
+        println!(
+            "  driver                 {} {}",
+            info.driver, info.driver_info
+        );
         let mib = |bytes: u64| bytes >> 20;
         let binding = limits.max_storage_buffer_binding_size;
-        println!("  largest binding        {} MiB: larger tensors are rotated in windows", mib(binding));
-        println!("  largest buffer         {} MiB", mib(limits.max_buffer_size));
-        println!("  table of 64 pairs      up to {} rows", (binding / 512).min(u32::MAX.into()));
-        println!("  storage alignment      {} bytes", limits.min_storage_buffer_offset_alignment);
-        println!("  workgroup, grid        {} invocations, {} groups a dimension",
-            limits.max_compute_invocations_per_workgroup, limits.max_compute_workgroups_per_dimension);
-        println!("  storage buffers        {} (3 are needed)", limits.max_storage_buffers_per_shader_stage);
-        println!("  timestamps             {}", adapter.features().contains(wgpu::Features::TIMESTAMP_QUERY));
+        println!(
+            "  largest binding        {} MiB: larger tensors are rotated in windows",
+            mib(binding)
+        );
+        println!(
+            "  largest buffer         {} MiB",
+            mib(limits.max_buffer_size)
+        );
+        println!(
+            "  table of 64 pairs      up to {} rows",
+            (binding / 512).min(u32::MAX.into())
+        );
+        println!(
+            "  storage alignment      {} bytes",
+            limits.min_storage_buffer_offset_alignment
+        );
+        println!(
+            "  workgroup, grid        {} invocations, {} groups a dimension",
+            limits.max_compute_invocations_per_workgroup,
+            limits.max_compute_workgroups_per_dimension
+        );
+        println!(
+            "  storage buffers        {} (3 are needed)",
+            limits.max_storage_buffers_per_shader_stage
+        );
+        println!(
+            "  timestamps             {}",
+            adapter.features().contains(wgpu::Features::TIMESTAMP_QUERY)
+        );
         let start = Instant::now();
-        let found = pollster::block_on(async { GpuContext::from_adapter(adapter).await?.self_test().await });
+        let found = pollster::block_on(async {
+            GpuContext::from_adapter(adapter).await?.self_test().await
+        });
         match found {
             Ok(found) => {
                 passed &= found.passed();
@@ -67,5 +94,9 @@ fn main() -> ExitCode {
             }
         }
     }
-    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

@@ -40,7 +40,8 @@ impl Stage {
         tokens: u32,
     ) -> Result<Self, Box<dyn Error>> {
         let kernel = context.kernel();
-        let table: CosSinTable = kernel.table(frequencies, tokens, Angles::Exact, Direction::Forward)?;
+        let table: CosSinTable =
+            kernel.table(frequencies, tokens, Angles::Exact, Direction::Forward)?;
         let fill = table.bind_positions(Positions::Start(start.slice(..)))?;
         let layout = |heads| HeadLayout::bshd(tokens, heads, HEAD_DIM);
         let spec = RotateSpec::new(config, 1, tokens, layout(HEADS), ElementType::F16)
@@ -49,7 +50,12 @@ impl Stage {
         let prepared = kernel.prepare(&RopePlan::new(&spec, kernel.limits())?)?;
         let tensor = |heads: u32| {
             (0..LAYERS)
-                .map(|_| context.upload(&vec![f16::ZERO; (tokens * heads * HEAD_DIM) as usize], wgpu::BufferUsages::empty()))
+                .map(|_| {
+                    context.upload(
+                        &vec![f16::ZERO; (tokens * heads * HEAD_DIM) as usize],
+                        wgpu::BufferUsages::empty(),
+                    )
+                })
                 .collect::<Result<Vec<_>, _>>()
         };
         let (query, key) = (tensor(HEADS)?, tensor(KV_HEADS)?);
@@ -58,7 +64,13 @@ impl Stage {
             .zip(&key)
             .map(|(q, k)| prepared.bind(&Operands::new(q.slice(..)).with_key(k.slice(..)), &table))
             .collect::<Result<_, _>>()?;
-        Ok(Self { spec, fill, rotations, query, key })
+        Ok(Self {
+            spec,
+            fill,
+            rotations,
+            query,
+            key,
+        })
     }
 
     /// One step of the model at a position: what its projections would have put into the tensors, rotated. Returns the channels
@@ -73,18 +85,30 @@ impl Stage {
     ) -> Result<usize, Box<dyn Error>> {
         let tokens = self.spec.tokens();
         let mut noise = |heads: u32| -> Vec<f16> {
-            (0..tokens * heads * HEAD_DIM).map(|_| f16::from_f32(random.f32() * 2.0 - 1.0)).collect()
+            (0..tokens * heads * HEAD_DIM)
+                .map(|_| f16::from_f32(random.f32() * 2.0 - 1.0))
+                .collect()
         };
-        let layers: Vec<_> = (0..LAYERS).map(|_| (noise(HEADS), noise(KV_HEADS))).collect();
+        let layers: Vec<_> = (0..LAYERS)
+            .map(|_| (noise(HEADS), noise(KV_HEADS)))
+            .collect();
         for (layer, (query, key)) in layers.iter().enumerate() {
-            context.queue().write_buffer(&self.query[layer], 0, bytemuck::cast_slice(query));
-            context.queue().write_buffer(&self.key[layer], 0, bytemuck::cast_slice(key));
+            context
+                .queue()
+                .write_buffer(&self.query[layer], 0, bytemuck::cast_slice(query));
+            context
+                .queue()
+                .write_buffer(&self.key[layer], 0, bytemuck::cast_slice(key));
         }
         // The whole of a step: four bytes, one fill, one dispatch for each layer.
-        context.queue().write_buffer(start, 0, bytemuck::bytes_of(&position));
+        context
+            .queue()
+            .write_buffer(start, 0, bytemuck::bytes_of(&position));
         context.run(|pass| {
             self.fill.record(pass, tokens)?;
-            self.rotations.iter().try_for_each(|rotation| rotation.record(pass, tokens))
+            self.rotations
+                .iter()
+                .try_for_each(|rotation| rotation.record(pass, tokens))
         })?;
 
         let positions = position..position + i32::try_from(tokens)?;
@@ -94,7 +118,11 @@ impl Stage {
             reference::rotate(&self.spec, &rows, &mut query, Some(&mut key))?;
             for (buffer, expected) in [(&self.query[layer], query), (&self.key[layer], key)] {
                 let made: Vec<f16> = context.read_blocking(buffer, expected.len())?;
-                differing += made.iter().zip(&expected).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+                differing += made
+                    .iter()
+                    .zip(&expected)
+                    .filter(|(a, b)| a.to_bits() != b.to_bits())
+                    .count();
             }
         }
         Ok(differing)
@@ -128,13 +156,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     // What a step costs the host and the device, unchecked: 256 of them.
     let clock = Instant::now();
     for position in 0..256_i32 {
-        context.queue().write_buffer(&start, 0, bytemuck::bytes_of(&position));
+        context
+            .queue()
+            .write_buffer(&start, 0, bytemuck::bytes_of(&position));
         context.run(|pass| {
             decode.fill.record(pass, 1)?;
-            decode.rotations.iter().try_for_each(|rotation| rotation.record(pass, 1))
+            decode
+                .rotations
+                .iter()
+                .try_for_each(|rotation| rotation.record(pass, 1))
         })?;
     }
     context.wait()?;
-    println!("a step of one write, one fill and {LAYERS} rotations, submitted by itself: {:.1} us", clock.elapsed().as_secs_f64() * 1e6 / 256.0);
-    if differing == 0 { Ok(()) } else { Err("bits differ from the CPU's".into()) }
+    println!(
+        "a step of one write, one fill and {LAYERS} rotations, submitted by itself: {:.1} us",
+        clock.elapsed().as_secs_f64() * 1e6 / 256.0
+    );
+    if differing == 0 {
+        Ok(())
+    } else {
+        Err("bits differ from the CPU's".into())
+    }
 }

@@ -34,9 +34,16 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let frequencies = Frequencies::new(&config)?;
 
     // The application asks for a device. What this crate needs can be had before there is one.
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
-    let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await?;
-    println!("on {} ({})", adapter.get_info().name, adapter.get_info().backend);
+    let instance =
+        wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+    let adapter = instance
+        .request_adapter(&wgpu::RequestAdapterOptions::default())
+        .await?;
+    println!(
+        "on {} ({})",
+        adapter.get_info().name,
+        adapter.get_info().backend
+    );
     let own_needs = wgpu::Limits::downlevel_defaults();
     let (device, queue) = adapter
         .request_device(&wgpu::DeviceDescriptor {
@@ -56,11 +63,17 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let pool = device.create_buffer(&wgpu::BufferDescriptor {
         label: Some("pool"),
         size: key_at + key_bytes + 256,
-        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+        usage: wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::COPY_DST
+            | wgpu::BufferUsages::COPY_SRC,
         mapped_at_creation: false,
     });
-    let query: Vec<f32> = (0..query_bytes / 4).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect();
-    let key: Vec<f32> = (0..key_bytes / 4).map(|i| (i % 89) as f32 / 89.0 - 0.5).collect();
+    let query: Vec<f32> = (0..query_bytes / 4)
+        .map(|i| (i % 97) as f32 / 97.0 - 0.5)
+        .collect();
+    let key: Vec<f32> = (0..key_bytes / 4)
+        .map(|i| (i % 89) as f32 / 89.0 - 0.5)
+        .collect();
     queue.write_buffer(&pool, query_at, bytemuck::cast_slice(&query));
     queue.write_buffer(&pool, key_at, bytemuck::cast_slice(&key));
 
@@ -68,11 +81,23 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let kernel = RopeKernel::new(&device, &KernelOptions::default())?;
     let table = kernel.table(&frequencies, TOKENS, Angles::Exact, Direction::Forward)?;
     let fill = table.bind_positions(Positions::From(0))?;
-    let spec = RotateSpec::new(&config, 1, TOKENS, HeadLayout::bshd(TOKENS, HEADS, HEAD_DIM), ElementType::F32)
-        .with_key(HeadLayout::bshd(TOKENS, KV_HEADS, HEAD_DIM), ElementType::F32);
+    let spec = RotateSpec::new(
+        &config,
+        1,
+        TOKENS,
+        HeadLayout::bshd(TOKENS, HEADS, HEAD_DIM),
+        ElementType::F32,
+    )
+    .with_key(
+        HeadLayout::bshd(TOKENS, KV_HEADS, HEAD_DIM),
+        ElementType::F32,
+    );
     let prepared = kernel.prepare(&RopePlan::new(&spec, kernel.limits())?)?;
     // Once for each place of the tensors.
-    let rotation = prepared.bind(&Operands::new(pool.slice(query_at..)).with_key(pool.slice(key_at..)), &table)?;
+    let rotation = prepared.bind(
+        &Operands::new(pool.slice(query_at..)).with_key(pool.slice(key_at..)),
+        &table,
+    )?;
 
     // The application's own dispatches on the query.
     let scale = |factor: f64| {
@@ -108,10 +133,13 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let groups = (TOKENS * HEADS * HEAD_DIM).div_ceil(64);
 
     // The application's encoder, one pass, one submission: its own.
-    let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("layer") });
+    let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
+        label: Some("layer"),
+    });
     {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        let own = |pass: &mut wgpu::ComputePass<'_>, (pipeline, group): &(wgpu::ComputePipeline, wgpu::BindGroup)| {
+        let own = |pass: &mut wgpu::ComputePass<'_>,
+                   (pipeline, group): &(wgpu::ComputePipeline, wgpu::BindGroup)| {
             pass.set_pipeline(pipeline);
             pass.set_bind_group(0, group, &[]);
             pass.dispatch_workgroups(groups, 1, 1);
@@ -141,9 +169,18 @@ async fn run() -> Result<(), Box<dyn Error>> {
     device.poll(wgpu::PollType::wait_indefinitely())?;
     let mapped = staging.get_mapped_range(..)?;
     let part = |at: u64, bytes: u64| -> Result<Vec<f32>, Box<dyn Error>> {
-        Ok(bytemuck::pod_collect_to_vec(&mapped[usize::try_from(at)?..usize::try_from(at + bytes)?]))
+        Ok(bytemuck::pod_collect_to_vec(
+            &mapped[usize::try_from(at)?..usize::try_from(at + bytes)?],
+        ))
     };
-    let equal = part(query_at, query_bytes)? == expected_query && part(key_at, key_bytes)? == expected_key;
-    println!("4 dispatches in one pass of the application, Q and K in one buffer: bits equal to the CPU: {equal}");
-    if equal { Ok(()) } else { Err("bits differ from the CPU's".into()) }
+    let equal =
+        part(query_at, query_bytes)? == expected_query && part(key_at, key_bytes)? == expected_key;
+    println!(
+        "4 dispatches in one pass of the application, Q and K in one buffer: bits equal to the CPU: {equal}"
+    );
+    if equal {
+        Ok(())
+    } else {
+        Err("bits differ from the CPU's".into())
+    }
 }

@@ -49,9 +49,15 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// Prefill of one layer. True where all bits equal the CPU's.
-fn layer(context: &GpuContext, config: &RopeConfig, frequencies: &Frequencies) -> Result<bool, Box<dyn Error>> {
+fn layer(
+    context: &GpuContext,
+    config: &RopeConfig,
+    frequencies: &Frequencies,
+) -> Result<bool, Box<dyn Error>> {
     let head_dim = config.head_dim();
-    println!("Llama-3.1-8B layer: Q [1, {TOKENS}, {HEADS}, {head_dim}], K [1, {TOKENS}, {KV_HEADS}, {head_dim}], f32, in place");
+    println!(
+        "Llama-3.1-8B layer: Q [1, {TOKENS}, {HEADS}, {head_dim}], K [1, {TOKENS}, {KV_HEADS}, {head_dim}], f32, in place"
+    );
     let query = noise(TOKENS * HEADS * head_dim);
     let key = noise(TOKENS * KV_HEADS * head_dim);
     let usage = wgpu::BufferUsages::empty();
@@ -79,13 +85,28 @@ fn layer(context: &GpuContext, config: &RopeConfig, frequencies: &Frequencies) -
     let cpu = start.elapsed();
     let gpu_query: Vec<f32> = context.read_blocking(&q, query.len())?;
     let gpu_key: Vec<f32> = context.read_blocking(&k, key.len())?;
-    let differ = |a: &[f32], b: &[f32]| a.iter().zip(b).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+    let differ = |a: &[f32], b: &[f32]| {
+        a.iter()
+            .zip(b)
+            .filter(|(a, b)| a.to_bits() != b.to_bits())
+            .count()
+    };
     let differing = differ(&gpu_query, &cpu_query) + differ(&gpu_key, &cpu_key);
     let positions: Vec<i32> = (0..TOKENS.try_into()?).collect();
     let mut error = 0.0_f64;
     for (made, before, heads) in [(&gpu_query, &query, HEADS), (&gpu_key, &key, KV_HEADS)] {
-        let truth = reference::rotate_f64(&spec, frequencies, &positions, Direction::Forward, layout(heads), before)?;
-        error = made.iter().zip(&truth).fold(error, |m, (a, b)| m.max((f64::from(*a) - b).abs()));
+        let truth = reference::rotate_f64(
+            &spec,
+            frequencies,
+            &positions,
+            Direction::Forward,
+            layout(heads),
+            before,
+        )?;
+        error = made
+            .iter()
+            .zip(&truth)
+            .fold(error, |m, (a, b)| m.max((f64::from(*a) - b).abs()));
     }
 
     // Times: medians of interleaved rounds, and the best in-place pass over the same bytes in the same run.
@@ -102,16 +123,41 @@ fn layer(context: &GpuContext, config: &RopeConfig, frequencies: &Frequencies) -
         })
         .collect();
     let mut candidates: Vec<floor::Record<'_>> = vec![&fill_record, &rotate_record];
-    candidates.extend(floor_records.iter().map(|record| record as floor::Record<'_>));
+    candidates.extend(
+        floor_records
+            .iter()
+            .map(|record| record as floor::Record<'_>),
+    );
     let times = floor::medians(context, 7, &candidates)?;
     let best = times[2..].iter().min().copied().unwrap_or(Duration::ZERO);
     let bytes = 2.0 * 4.0 * (query.len() + key.len()) as f64;
-    println!("  table     {:>9.3} ms   {} rows of {} pairs", ms(times[0]), TOKENS, frequencies.len());
-    println!("  rotation  {:>9.3} ms   {:.2} GB/s read and written", ms(times[1]), bytes / times[1].as_secs_f64() / 1e9);
-    println!("  floor     {:>9.3} ms   best plain in-place pass over the same bytes", ms(best));
-    println!("  ratio     {:>9.2}      rotation to floor", times[1].as_secs_f64() / best.as_secs_f64());
-    println!("  CPU twin  {:>9.3} ms   one thread, table and rotation", ms(cpu));
-    println!("  bits      {differing} of {} differ from the CPU twin", query.len() + key.len());
+    println!(
+        "  table     {:>9.3} ms   {} rows of {} pairs",
+        ms(times[0]),
+        TOKENS,
+        frequencies.len()
+    );
+    println!(
+        "  rotation  {:>9.3} ms   {:.2} GB/s read and written",
+        ms(times[1]),
+        bytes / times[1].as_secs_f64() / 1e9
+    );
+    println!(
+        "  floor     {:>9.3} ms   best plain in-place pass over the same bytes",
+        ms(best)
+    );
+    println!(
+        "  ratio     {:>9.2}      rotation to floor",
+        times[1].as_secs_f64() / best.as_secs_f64()
+    );
+    println!(
+        "  CPU twin  {:>9.3} ms   one thread, table and rotation",
+        ms(cpu)
+    );
+    println!(
+        "  bits      {differing} of {} differ from the CPU twin",
+        query.len() + key.len()
+    );
     println!("  accuracy  max error {error:.2e} against f64");
     if context.info().device_type == wgpu::DeviceType::Cpu {
         println!("  (a software driver on the CPU: only the ratio means anything)");
@@ -123,8 +169,13 @@ fn layer(context: &GpuContext, config: &RopeConfig, frequencies: &Frequencies) -
 /// A case made by another implementation. True where all bits equal the CPU's.
 fn golden(context: &GpuContext, here: &Path) -> Result<bool, Box<dyn Error>> {
     let folder = here.join("tests/golden");
-    let case: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("llama31_8b_llama3.json"))?)?;
-    println!("The same model in {}: positions up to {}", case["source"].as_str().unwrap_or("?"), case["max_position"]);
+    let case: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("llama31_8b_llama3.json"))?)?;
+    println!(
+        "The same model in {}: positions up to {}",
+        case["source"].as_str().unwrap_or("?"),
+        case["max_position"]
+    );
     let file = std::fs::read(folder.join("llama31_8b_llama3.safetensors"))?;
     let tensors = SafeTensors::deserialize(&file)?;
     let config = huggingface::read_config(&case["config"].to_string())?.config;
@@ -136,23 +187,46 @@ fn golden(context: &GpuContext, here: &Path) -> Result<bool, Box<dyn Error>> {
         .map(|bytes| Ok(i32::try_from(i64::from_le_bytes(bytes.try_into()?))?))
         .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
     let (mut differing, mut count) = (0, 0);
-    for (input, truth, theirs) in [("q", "truth_q", "expected_q"), ("k", "truth_k", "expected_k")] {
+    for (input, truth, theirs) in [
+        ("q", "truth_q", "expected_q"),
+        ("k", "truth_k", "expected_k"),
+    ] {
         let shape = tensors.tensor(input)?.shape().to_vec();
         let [batch, heads, tokens] = [shape[0], shape[1], shape[2]].map(u32::try_from);
         let (batch, tokens) = (batch?, tokens?);
         let layout = HeadLayout::bhsd(tokens, heads?, config.head_dim());
-        let spec = RotateSpec::new(&config, batch, tokens, layout, ElementType::F32).with_rows(Rows::PerToken);
+        let spec = RotateSpec::new(&config, batch, tokens, layout, ElementType::F32)
+            .with_rows(Rows::PerToken);
         let mut gpu: Vec<f32> = bytemuck::pod_collect_to_vec(tensors.tensor(input)?.data());
         let mut cpu = gpu.clone();
-        context.rotate_blocking(&spec, &frequencies, &positions, Direction::Forward, &mut gpu, None)?;
+        context.rotate_blocking(
+            &spec,
+            &frequencies,
+            &positions,
+            Direction::Forward,
+            &mut gpu,
+            None,
+        )?;
         let rows = reference::table(&frequencies, positions.iter().copied(), Direction::Forward)?;
         reference::rotate(&spec, &rows, &mut cpu, None)?;
-        differing += gpu.iter().zip(&cpu).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+        differing += gpu
+            .iter()
+            .zip(&cpu)
+            .filter(|(a, b)| a.to_bits() != b.to_bits())
+            .count();
         count += gpu.len();
         let truth: Vec<f64> = bytemuck::pod_collect_to_vec(tensors.tensor(truth)?.data());
         let theirs: Vec<f32> = bytemuck::pod_collect_to_vec(tensors.tensor(theirs)?.data());
-        let worst = |made: &[f32]| made.iter().zip(&truth).fold(0.0_f64, |m, (a, b)| m.max((f64::from(*a) - b).abs()));
-        println!("  {input}: max error against its f64 truth {:.2e}, its own f32 result {:.2e}", worst(&gpu), worst(&theirs));
+        let worst = |made: &[f32]| {
+            made.iter()
+                .zip(&truth)
+                .fold(0.0_f64, |m, (a, b)| m.max((f64::from(*a) - b).abs()))
+        };
+        println!(
+            "  {input}: max error against its f64 truth {:.2e}, its own f32 result {:.2e}",
+            worst(&gpu),
+            worst(&theirs)
+        );
     }
     println!("  bits      {differing} of {count} differ from the CPU twin");
     Ok(differing == 0)

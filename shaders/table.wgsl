@@ -11,13 +11,12 @@
 //
 // Override constants
 //   WORKGROUP    invocations along x, one per pair
-//   FOLD         whether the grid is folded because its rows are past the limit of a dimension
+//   SCALED       whether the factor is anything but 1 or -1 (turns.wgsl)
 //
-// Grid: x = workgroups across the pairs, y = rows, exactly; folded: any shape with at least across * rows workgroups.
+// Grid: x = workgroups across the pairs, y = rows, exactly; rows past the limit of a dimension go on along z.
 // Tail: invocations past the last pair or the last row write nothing.
 
 override WORKGROUP: u32 = 64u;
-override FOLD: bool = false;
 
 struct Params {
     /// Rows that may be written.
@@ -32,12 +31,10 @@ struct Params {
     start: i32,
     /// Index of the first listed position in its binding.
     first: u32,
-    /// Workgroups across the pairs of a row.
-    across: u32,
+    /// Rows of one step along z.
+    layer: u32,
     unused: u32,
     factor: TableFactor,
-    /// Folded grid: its x and y.
-    fold: vec4<u32>,
 }
 
 struct Pair {
@@ -55,11 +52,7 @@ struct Pair {
 
 /// (pair, row) of an invocation.
 fn place(workgroup: vec3<u32>, local: u32) -> vec2<u32> {
-    if (FOLD) {
-        let linear = (workgroup.z * params.fold.y + workgroup.y) * params.fold.x + workgroup.x;
-        return vec2((linear % params.across) * WORKGROUP + local, linear / params.across);
-    }
-    return vec2(workgroup.x * WORKGROUP + local, workgroup.y);
+    return vec2(workgroup.x * WORKGROUP + local, workgroup.z * params.layer + workgroup.y);
 }
 
 fn fill(at: vec2<u32>, position: i32) {

@@ -7,13 +7,17 @@
 //
 // It has no bindings and no entry points: table.wgsl is joined behind it.
 
+// Written without branches: a driver that runs on a CPU executes both sides of each under a mask, through memory.
+
+/// Whether entries are multiplied by a factor; false where its magnitude is 1.
+override SCALED: bool = true;
+
 /// The factor of all entries of a table: mantissa / 2^32 * 2^exponent, and a sign in the top bit.
 struct TableFactor {
     mantissa: u32,
     exponent: i32,
     sign: u32,
-    /// 1 where the magnitude is 1, which needs no product.
-    unit: u32,
+    unused: u32,
 }
 
 /// A positive number mantissa / 2^64 * 2^exponent with the top bit set, or zero.
@@ -22,24 +26,28 @@ struct Scaled {
     exponent: i32,
 }
 
+/// The product of two u32, from their halves.
 fn mul_wide(a: u32, b: u32) -> vec2<u32> {
     let a0 = a & 0xffffu;
     let a1 = a >> 16u;
     let b0 = b & 0xffffu;
     let b1 = b >> 16u;
-    let m = a1 * b0 + ((a0 * b0) >> 16u);
+    let p = a0 * b0;
+    let m = a1 * b0 + (p >> 16u);
     let n = a0 * b1 + (m & 0xffffu);
-    return vec2(a1 * b1 + (m >> 16u) + (n >> 16u), a * b);
+    return vec2(a1 * b1 + (m >> 16u) + (n >> 16u), (n << 16u) | (p & 0xffffu));
 }
 
+/// Its high word.
 fn mul_high(a: u32, b: u32) -> u32 {
-    let a0 = a & 0xffffu;
-    let a1 = a >> 16u;
-    let b0 = b & 0xffffu;
-    let b1 = b >> 16u;
-    let m = a1 * b0 + ((a0 * b0) >> 16u);
-    let n = a0 * b1 + (m & 0xffffu);
-    return a1 * b1 + (m >> 16u) + (n >> 16u);
+    return mul_wide(a, b).x;
+}
+
+/// The product with a second factor below 2^16.
+fn mul_wide_short(a: u32, b: u32) -> vec2<u32> {
+    let p = (a & 0xffffu) * b;
+    let m = (a >> 16u) * b + (p >> 16u);
+    return vec2(m >> 16u, (m << 16u) | (p & 0xffffu));
 }
 
 fn add_low(a: vec2<u32>, b: u32) -> vec2<u32> {
@@ -57,16 +65,33 @@ fn mul_top(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
     return add_low(add_low(mul_wide(a.x, b.x), mul_high(a.y, b.x)), mul_high(a.x, b.y));
 }
 
+/// mul_top for a second factor below 2^48: the same bits with fewer partial products.
+fn mul_top_short(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    return add_low(add_low(mul_wide_short(a.x, b.x), mul_wide_short(a.y, b.x).x), mul_high(a.x, b.y));
+}
+
+/// mul_top of a number with itself, whose two middle products are one.
+fn square_top(a: vec2<u32>) -> vec2<u32> {
+    let a0 = a.x & 0xffffu;
+    let a1 = a.x >> 16u;
+    let p = a0 * a0;
+    let q = a0 * a1;
+    let m = q + (p >> 16u);
+    let n = q + (m & 0xffffu);
+    let middle = mul_high(a.x, a.y);
+    let high = vec2(a1 * a1 + (m >> 16u) + (n >> 16u), (n << 16u) | (p & 0xffffu));
+    return add_low(add_low(high, middle), middle);
+}
+
 fn normalised(value: Scaled) -> Scaled {
-    if ((value.mantissa.x & 0x80000000u) != 0u) {
-        return value;
-    }
     let m = value.mantissa;
-    return Scaled(vec2((m.x << 1u) | (m.y >> 31u), m.y << 1u), value.exponent - 1);
+    let shift = 1u - (m.x >> 31u);
+    // m.y >> 31 is the bit that moves up, if one does.
+    return Scaled(vec2((m.x << shift) | ((m.y >> 31u) & shift), m.y << shift), value.exponent - i32(shift));
 }
 
 fn times(value: Scaled, factor: TableFactor) -> Scaled {
-    if (factor.unit != 0u) {
+    if (!SCALED) {
         return value;
     }
     // mul_top with a second operand whose low word is 0.
@@ -86,48 +111,35 @@ fn pack(value: Scaled, sign: u32) -> u32 {
 fn octant_cos(u: vec2<u32>) -> Scaled {
     let lead = 0x7e738925u - mul_high(u.x, 0x006cbcffu);
     var h = subtract(vec2(0x00000069u, 0xb47bbd2eu), vec2(0u, mul_high(u.x, lead)));
-    h = subtract(vec2(0x00003c3eu, 0xa0d0d123u), mul_top(u, h));
-    h = subtract(vec2(0x00155d3cu, 0x7e3cb243u), mul_top(u, h));
+    h = subtract(vec2(0x00003c3eu, 0xa0d0d123u), mul_top_short(u, h));
+    h = subtract(vec2(0x00155d3cu, 0x7e3cb243u), mul_top_short(u, h));
     h = subtract(vec2(0x040f07c2u, 0x06d6b011u), mul_top(u, h));
     h = subtract(vec2(0x4ef4f326u, 0xf9177967u), mul_top(u, h));
     let drop = mul_top(u, h);
-    if ((drop.x | drop.y) == 0u) {
-        return Scaled(vec2(0x80000000u, 0u), 1);
-    }
-    return Scaled(subtract(vec2(0u, 0u), drop), 0);
+    let is_one = (drop.x | drop.y) == 0u;
+    let below = subtract(vec2(0u, 0u), drop);
+    return Scaled(select(below, vec2(0x80000000u, 0u), is_one), select(0, 1, is_one));
 }
 
-/// The top 64 bits of t shifted left until its highest set bit stands on top, and by how much. t is not zero.
+/// The top 64 bits of t shifted left until its highest set bit stands on top, and minus by how much; 0 for 0.
 fn leading(t: vec4<u32>) -> Scaled {
-    var words = t;
-    var zeros = 0u;
-    if (words.w == 0u) {
-        words = vec4(0u, words.xyz);
-        zeros += 32u;
-    }
-    if (words.w == 0u) {
-        words = vec4(0u, words.xyz);
-        zeros += 32u;
-    }
-    if (words.w == 0u) {
-        words = vec4(0u, words.xyz);
-        zeros += 32u;
-    }
-    let shift = countLeadingZeros(max(words.w, 1u));
+    let by_64 = (t.w | t.z) == 0u;
+    let a = select(t, vec4(0u, 0u, t.x, t.y), by_64);
+    let by_32 = a.w == 0u;
+    let words = select(a.yzw, a.xyz, by_32);
+    let shift = countLeadingZeros(words.z | 1u);
     // Two shifts in place of one by 32, which WGSL does not define.
-    let high = (words.w << shift) | ((words.z >> 1u) >> (31u - shift));
-    let low = (words.z << shift) | ((words.y >> 1u) >> (31u - shift));
-    return Scaled(vec2(high, low), -i32(zeros + shift));
+    let high = (words.z << shift) | ((words.y >> 1u) >> (31u - shift));
+    let low = (words.y << shift) | ((words.x >> 1u) >> (31u - shift));
+    let zeros = shift + select(0u, 64u, by_64) + select(0u, 32u, by_32);
+    return Scaled(vec2(high, low), -i32(zeros));
 }
 
 fn octant_sin(t: vec4<u32>, u: vec2<u32>) -> Scaled {
-    if ((t.x | t.y | t.z | t.w) == 0u) {
-        return Scaled(vec2(0u, 0u), 0);
-    }
     let lead = 0x07a3bb45u - mul_high(u.x, 0x0005b16eu);
     var g = subtract(vec2(0x00000007u, 0x8c1d2d41u), vec2(0u, mul_high(u.x, lead)));
-    g = subtract(vec2(0x00000541u, 0xe0d21730u), mul_top(u, g));
-    g = subtract(vec2(0x000265a5u, 0x99cc5585u), mul_top(u, g));
+    g = subtract(vec2(0x00000541u, 0xe0d21730u), mul_top_short(u, g));
+    g = subtract(vec2(0x000265a5u, 0x99cc5585u), mul_top_short(u, g));
     g = subtract(vec2(0x00a335e3u, 0x3bad56c9u), mul_top(u, g));
     g = subtract(vec2(0x14abbce6u, 0x25be52bbu), mul_top(u, g));
     g = subtract(vec2(0xc90fdaa2u, 0x2168c235u), mul_top(u, g));
@@ -155,14 +167,14 @@ fn cos_sin(position: i32, rate: vec4<u32>, rate_sign: u32, factor: TableFactor) 
     );
     let t = folded ^ vec4(0u - (octant & 1u));
     let t64 = vec2(t.w, t.z);
-    let u = mul_top(t64, t64);
+    let u = square_top(t64);
     let near = times(octant_cos(u), factor);
     let far = times(octant_sin(t, u), factor);
 
     let cos_sign = (((octant + 2u) >> 2u) << 31u) ^ factor.sign;
     let sin_sign = ((octant >> 2u) << 31u) ^ position_sign ^ rate_sign ^ factor.sign;
-    if (((octant + 1u) & 2u) == 0u) {
-        return vec2(pack(near, cos_sign), pack(far, sin_sign));
-    }
-    return vec2(pack(far, cos_sign), pack(near, sin_sign));
+    let swap = ((octant + 1u) & 2u) != 0u;
+    let cos = Scaled(select(near.mantissa, far.mantissa, swap), select(near.exponent, far.exponent, swap));
+    let sin = Scaled(select(far.mantissa, near.mantissa, swap), select(far.exponent, near.exponent, swap));
+    return vec2(pack(cos, cos_sign), pack(sin, sin_sign));
 }

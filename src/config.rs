@@ -1,4 +1,4 @@
-//! What a model says about its RoPE: dimensions, theta, pairing, window, scaling.
+//! What a model says about its `RoPE`: dimensions, theta, pairing, window, scaling.
 
 #[cfg(feature = "huggingface")]
 #[cfg_attr(docsrs, doc(cfg(feature = "huggingface")))]
@@ -24,10 +24,10 @@ pub(crate) const MAX_HEAD_DIM: u32 = 65_536;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Pairing {
-    /// Pair k is channels (k, k + r/2): LLaMA and most others in the Hugging Face layout, GPT-NeoX.
+    /// Pair k is channels (k, k + r/2): `LLaMA` and most others in the Hugging Face layout, GPT-NeoX.
     #[default]
     HalfSplit,
-    /// Pair k is channels (2k, 2k + 1): GPT-J, RoFormer, Cohere, LLaMA in its original layout and in GGUF.
+    /// Pair k is channels (2k, 2k + 1): GPT-J, `RoFormer`, Cohere, `LLaMA` in its original layout and in GGUF.
     Interleaved,
 }
 
@@ -35,7 +35,7 @@ pub enum Pairing {
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Scaling {
-    /// `theta^(-2k/r)` as it is (Su et al., RoFormer, arXiv:2104.09864, section 3.2.2).
+    /// `theta^(-2k/r)` as it is (Su et al., `RoFormer`, arXiv:2104.09864, section 3.2.2).
     #[default]
     None,
     /// All frequencies divided by `factor`: position interpolation (Chen et al., arXiv:2306.15595).
@@ -58,7 +58,7 @@ pub enum Scaling {
     },
 }
 
-/// The RoPE of one kind of layer.
+/// The `RoPE` of one kind of layer.
 ///
 /// Made with [`RopeConfig::new`] and changed with the `with_` methods; nothing is checked until
 /// [`RopeConfig::validate`], which [`Frequencies::new`](crate::Frequencies::new) and

@@ -111,7 +111,10 @@ impl GpuContext {
                 .collect();
             return Err(RopeError::NoAdapter(match wanted {
                 Some(name) if !names.is_empty() => {
-                    format!("no adapter is named {name:?}; there are: {}", names.join(", "))
+                    format!(
+                        "no adapter is named {name:?}; there are: {}",
+                        names.join(", ")
+                    )
                 }
                 _ => format!("no adapter was found: {INSTALL}"),
             }));
@@ -249,7 +252,12 @@ impl GpuContext {
         Ok(buffer)
     }
 
-    fn buffer(&self, label: &'static str, size: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+    fn buffer(
+        &self,
+        label: &'static str,
+        size: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer> {
         let allowed = self.device().limits().max_buffer_size;
         if size > allowed {
             return Err(RopeError::Limit {
@@ -273,10 +281,7 @@ impl GpuContext {
     ///
     /// # Errors
     /// Whatever the closure returns, and then nothing is submitted; [`RopeError::Device`] where wgpu reports an error.
-    pub fn run(
-        &self,
-        record: impl FnOnce(&mut wgpu::ComputePass<'_>) -> Result<()>,
-    ) -> Result<()> {
+    pub fn run(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>) -> Result<()>) -> Result<()> {
         let mut encoder = self
             .device()
             .create_command_encoder(&wgpu::CommandEncoderDescriptor {
@@ -290,7 +295,9 @@ impl GpuContext {
             record(&mut pass)?;
         }
         let commands = scoped(self.device(), "pass", || encoder.finish())?;
-        scoped(self.device(), "submission", || self.queue.submit([commands]))?;
+        scoped(self.device(), "submission", || {
+            self.queue.submit([commands])
+        })?;
         self.check()
     }
 
@@ -323,7 +330,11 @@ impl GpuContext {
     /// # Errors
     /// [`RopeError::Buffer`] where the buffer is too small or has not the usage; [`RopeError::OutOfMemory`] or
     /// [`RopeError::Device`] where the copy cannot be made.
-    pub async fn read<T: bytemuck::Pod>(&self, buffer: &wgpu::Buffer, count: usize) -> Result<Vec<T>> {
+    pub async fn read<T: bytemuck::Pod>(
+        &self,
+        buffer: &wgpu::Buffer,
+        count: usize,
+    ) -> Result<Vec<T>> {
         let operand = "read-back";
         let bytes = count
             .checked_mul(size_of::<T>())
@@ -375,7 +386,11 @@ impl GpuContext {
     /// # Errors
     /// As for [`GpuContext::read`].
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn read_blocking<T: bytemuck::Pod>(&self, buffer: &wgpu::Buffer, count: usize) -> Result<Vec<T>> {
+    pub fn read_blocking<T: bytemuck::Pod>(
+        &self,
+        buffer: &wgpu::Buffer,
+        count: usize,
+    ) -> Result<Vec<T>> {
         pollster::block_on(self.read(buffer, count))
     }
 
@@ -459,8 +474,23 @@ impl GpuContext {
     /// [`RopeError`] where something could not be made or run; differing bits are in the result.
     pub async fn self_test(&self) -> Result<SelfTest> {
         const POSITIONS: [i32; 17] = [
-            0, 1, -1, 2, 3, 17, 4095, -4096, 131_071, 1_048_576, 16_777_217, -16_777_217,
-            1_686_629_713, 2_147_483_646, i32::MAX, i32::MIN, -2_147_483_647,
+            0,
+            1,
+            -1,
+            2,
+            3,
+            17,
+            4095,
+            -4096,
+            131_071,
+            1_048_576,
+            16_777_217,
+            -16_777_217,
+            1_686_629_713,
+            2_147_483_646,
+            i32::MAX,
+            i32::MIN,
+            -2_147_483_647,
         ];
         let ladder = (0..64).map(|k| {
             let magnitude = libm::exp2(16.0 - f64::from(k) * 80.0 / 63.0);
@@ -521,8 +551,15 @@ impl GpuContext {
             .collect();
         let mut rotated = expected.clone();
         reference::rotate(&spec, rows, &mut expected, None)?;
-        self.rotate(&spec, frequencies, positions, Direction::Forward, &mut rotated, None)
-            .await?;
+        self.rotate(
+            &spec,
+            frequencies,
+            positions,
+            Direction::Forward,
+            &mut rotated,
+            None,
+        )
+        .await?;
         found.channels += expected.len();
         found.channel_differences += expected
             .iter()

@@ -144,7 +144,10 @@ impl PreparedRope {
         }
         let device = self.shared.kernel.device();
         if table.kernel().device() != device {
-            return Err(RopeError::table("must be of the plan's device", "another device"));
+            return Err(RopeError::table(
+                "must be of the plan's device",
+                "another device",
+            ));
         }
 
         for (operand, slice) in [("query", Some(operands.query)), ("key", operands.key)] {
@@ -314,7 +317,10 @@ impl RopeDispatch {
                 offset,
             ));
         }
-        if offset.checked_add(12).is_none_or(|end| end > arguments.size()) {
+        if offset
+            .checked_add(12)
+            .is_none_or(|end| end > arguments.size())
+        {
             return Err(RopeError::buffer(
                 operand,
                 format!("must hold 12 bytes at byte {offset}"),

@@ -88,7 +88,10 @@ impl Frequencies {
 
     /// How many pairs there are: the width of a table row.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "there is always at least one pair")]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "there is always at least one pair"
+    )]
     pub fn len(&self) -> usize {
         self.pairs.len()
     }

@@ -136,8 +136,20 @@ impl RopeKernel {
         let (rotate, table) = scoped(&device, "kernel", || {
             use Resource::{Key, Pairs, Positions, Query, Rows, Uniform};
             (
-                Stage::new(&device, "rotate", ROTATE_WGSL, [Uniform, Rows, Query, Key], 2),
-                Stage::new(&device, "table", TABLE_WGSL, [Uniform, Pairs, Rows, Positions], 1),
+                Stage::new(
+                    &device,
+                    "rotate",
+                    ROTATE_WGSL,
+                    [Uniform, Rows, Query, Key],
+                    2,
+                ),
+                Stage::new(
+                    &device,
+                    "table",
+                    TABLE_WGSL,
+                    [Uniform, Pairs, Rows, Positions],
+                    1,
+                ),
             )
         })?;
         Ok(Self {
@@ -376,7 +388,10 @@ impl Stage {
         }
     }
 
-    fn layouts(&self, dispatch: &PlannedDispatch) -> &(wgpu::BindGroupLayout, wgpu::PipelineLayout) {
+    fn layouts(
+        &self,
+        dispatch: &PlannedDispatch,
+    ) -> &(wgpu::BindGroupLayout, wgpu::PipelineLayout) {
         &self.layouts[usize::from(dispatch.bindings.len() > 3)]
     }
 }

@@ -174,7 +174,8 @@ impl HeadLayout {
     /// # Errors
     /// [`RopeError::Overflow`] where that does not fit `u64`.
     pub fn end(&self, batch: u32, tokens: u32) -> Result<u64> {
-        let reach = |count: u32, stride: u64| u64::from(count.saturating_sub(1)).checked_mul(stride);
+        let reach =
+            |count: u32, stride: u64| u64::from(count.saturating_sub(1)).checked_mul(stride);
         (|| {
             self.offset
                 .checked_add(reach(batch, self.batch_stride)?)?
@@ -209,7 +210,9 @@ impl HeadLayout {
             if element.bytes() == 2 && count > 1 && !stride.is_multiple_of(2) {
                 return Err(RopeError::layout(
                     operand,
-                    format!("{name} of a 16-bit tensor must be even, so that heads start on whole words"),
+                    format!(
+                        "{name} of a 16-bit tensor must be even, so that heads start on whole words"
+                    ),
                     stride,
                 ));
             }
@@ -226,7 +229,11 @@ impl HeadLayout {
                 "two heads of the view must not share an element",
                 format!(
                     "[{batch}, {tokens}, {}, {}] with strides {}, {}, {}",
-                    self.heads, self.head_dim, self.batch_stride, self.token_stride, self.head_stride
+                    self.heads,
+                    self.head_dim,
+                    self.batch_stride,
+                    self.token_stride,
+                    self.head_stride
                 ),
             ));
         }
@@ -389,7 +396,8 @@ mod tests {
             let (a, b) = (view(), view());
             let own = brute(&[a], batch, tokens, 0);
             assert_eq!(
-                a.validate("query", batch, tokens, ElementType::F32).is_err(),
+                a.validate("query", batch, tokens, ElementType::F32)
+                    .is_err(),
                 own,
                 "{a:?} {batch} {tokens}"
             );
@@ -406,7 +414,10 @@ mod tests {
             );
             both[usize::from(shared)] += 1;
         }
-        assert!(alone.iter().chain(&both).all(|&n| n > 100), "{alone:?} {both:?}");
+        assert!(
+            alone.iter().chain(&both).all(|&n| n > 100),
+            "{alone:?} {both:?}"
+        );
     }
 
     #[test]
@@ -417,7 +428,17 @@ mod tests {
         assert!(!q.meets(&k, 64, 131_072, 0));
         assert!(q.meets(&k.with_offset(31 * 128), 64, 131_072, 0));
         let heads_first = HeadLayout::bhsd(4096, 32, 128);
-        assert!(!heads_first.meets(&HeadLayout::bhsd(4096, 8, 128), 4, 4096, 4 * 32 * 4096 * 128));
-        assert!(heads_first.meets(&HeadLayout::bshd(4096, 8, 128), 4, 4096, 4 * 32 * 4096 * 128 - 1));
+        assert!(!heads_first.meets(
+            &HeadLayout::bhsd(4096, 8, 128),
+            4,
+            4096,
+            4 * 32 * 4096 * 128
+        ));
+        assert!(heads_first.meets(
+            &HeadLayout::bshd(4096, 8, 128),
+            4,
+            4096,
+            4 * 32 * 4096 * 128 - 1
+        ));
     }
 }

@@ -18,6 +18,8 @@ pub mod turns;
 pub use config::{Pairing, RopeConfig, Scaling};
 pub use error::{Result, RopeError};
 pub use frequencies::{Direction, Frequencies, Pair};
+#[cfg(feature = "wgpu")]
+pub use half;
 pub use layout::{Element, ElementType, HeadLayout};
 pub use plan::{
     Angles, Limits, MAX_HEADS_PER_INVOCATION, Placement, PlannedBinding, PlannedDispatch,
@@ -31,5 +33,3 @@ pub use {
     table::{CosSinTable, Positions, TableFill},
     wgpu,
 };
-#[cfg(feature = "wgpu")]
-pub use half;

@@ -233,7 +233,10 @@ impl RotateSpec {
             }
         }
         if u32::try_from(self.rows_needed(self.tokens)).is_err() {
-            return Err(RopeError::overflow("rows", "batch times tokens must fit u32"));
+            return Err(RopeError::overflow(
+                "rows",
+                "batch times tokens must fit u32",
+            ));
         }
         if let Some(heads) = self.heads_per_invocation
             && !(1..=MAX_HEADS_PER_INVOCATION).contains(&heads)
@@ -248,7 +251,10 @@ impl RotateSpec {
             if side.layout.head_dim != self.config.head_dim() {
                 return Err(RopeError::layout(
                     operand,
-                    format!("head_dim must be the configuration's {}", self.config.head_dim()),
+                    format!(
+                        "head_dim must be the configuration's {}",
+                        self.config.head_dim()
+                    ),
                     side.layout.head_dim,
                 ));
             }
@@ -333,7 +339,10 @@ impl PlannedDispatch {
     /// The bytes of a uniform buffer in little-endian order, as the shader reads them.
     #[must_use]
     pub fn uniform_bytes(&self) -> Vec<u8> {
-        self.uniform.iter().flat_map(|word| word.to_le_bytes()).collect()
+        self.uniform
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect()
     }
 
     /// The first token (of each batch entry) that this dispatch rotates; 0 for a table.
@@ -401,6 +410,28 @@ impl Grid {
             first: tokens.start,
             planned,
             fold,
+        })
+    }
+
+    /// The grid of a table: rows past the limit go on along z, which costs the shader no division.
+    fn of_rows(across: u32, rows: u32, limits: &Limits) -> Result<Self> {
+        let most = limits.max_compute_workgroups_per_dimension.max(1);
+        let layers = rows.div_ceil(most);
+        if across.max(layers) > most {
+            return Err(RopeError::Limit {
+                limit: "max_compute_workgroups_per_dimension",
+                operand: "table",
+                needed: across.max(layers).into(),
+                allowed: most.into(),
+            });
+        }
+        Ok(Self {
+            operand: "rows",
+            across,
+            batch: 1,
+            first: 0,
+            planned: rows,
+            fold: (layers > 1).then(|| [across, rows.div_ceil(layers), layers]),
         })
     }
 
@@ -610,12 +641,7 @@ impl RopePlan {
     }
 
     /// Query and key in one dispatch, where they take the same path and fit their bindings whole.
-    fn joint(
-        &self,
-        query: &Placed,
-        key: &Placed,
-        shared: bool,
-    ) -> Result<Option<PlannedDispatch>> {
+    fn joint(&self, query: &Placed, key: &Placed, shared: bool) -> Result<Option<PlannedDispatch>> {
         let alignment = self.limits.alignment();
         let most = self.limits.max_storage_buffer_binding_size;
         let (q, k) = (query.whole(&self.spec), key.whole(&self.spec));
@@ -688,7 +714,10 @@ impl RopePlan {
         if let Some(given) = self.spec.workgroup {
             return given;
         }
-        let most = self.limits.max_compute_invocations_per_workgroup.clamp(1, 256);
+        let most = self
+            .limits
+            .max_compute_invocations_per_workgroup
+            .clamp(1, 256);
         // Whole vectors of a CPU, whole subgroups of a GPU.
         let step = if self.limits.cpu { 8 } else { 32 };
         let groups = items.div_ceil(most);
@@ -741,8 +770,12 @@ impl RopePlan {
         let side = |placed: &Placed, window: &Window, bound: &Range<u64>| -> Result<[u32; 4]> {
             let layout = placed.side.layout;
             let bytes = element.bytes();
-            let first = placed.slice(spec, window.batch.start, window.tokens.start, window.heads.start)
-                - bound.start;
+            let first = placed.slice(
+                spec,
+                window.batch.start,
+                window.tokens.start,
+                window.heads.start,
+            ) - bound.start;
             let scale = |stride: u64, count: u32| {
                 // A stride that is never taken need not fit, nor be whole.
                 let stride = if count > 1 { stride * bytes / unit } else { 0 };
@@ -890,7 +923,12 @@ impl Placed {
 
     /// The bytes that the rotation of a window touches, whole words.
     fn touched(&self, spec: &RotateSpec, window: &Window) -> Range<u64> {
-        let first = self.slice(spec, window.batch.start, window.tokens.start, window.heads.start);
+        let first = self.slice(
+            spec,
+            window.batch.start,
+            window.tokens.start,
+            window.heads.start,
+        );
         let last = self.slice(
             spec,
             window.batch.end - 1,
@@ -951,7 +989,8 @@ impl Placed {
         let (layout, bytes) = (self.side.layout, self.side.element.bytes());
         let pairs = spec.config.rotary_dim() / 2;
         let fits = |unit: u64| {
-            let stride = |stride: u64, count: u32| count <= 1 || (stride * bytes).is_multiple_of(unit);
+            let stride =
+                |stride: u64, count: u32| count <= 1 || (stride * bytes).is_multiple_of(unit);
             self.slice(spec, 0, 0, 0).is_multiple_of(unit)
                 && stride(layout.batch_stride, spec.batch)
                 && stride(layout.token_stride, spec.tokens)
@@ -1185,7 +1224,10 @@ impl TablePlan {
             PositionSource::From(start) => (start, self.rows, 0),
             PositionSource::Runs(run) => {
                 if run == 0 {
-                    return Err(fault("rows of a sequence must be at least 1", run.to_string()));
+                    return Err(fault(
+                        "rows of a sequence must be at least 1",
+                        run.to_string(),
+                    ));
                 }
                 if !positions.start.is_multiple_of(4) {
                     return Err(fault(
@@ -1201,19 +1243,15 @@ impl TablePlan {
         let count = positions.end.saturating_sub(positions.start) / 4;
         let rows = self.rows_served(source, count);
         if rows == 0 {
-            return Err(fault("must hold at least one i32", format!("{count} of them")));
+            return Err(fault(
+                "must hold at least one i32",
+                format!("{count} of them"),
+            ));
         }
         // No more of the buffer is bound than is read.
         let read = u64::from(rows).div_ceil(run.into()) * 4;
         let workgroup = self.width.next_multiple_of(8).min(64);
-        let grid = Grid::new(
-            "rows",
-            self.width.div_ceil(workgroup),
-            0..rows,
-            1,
-            &self.limits,
-        )?;
-        let [fold_x, fold_y] = grid.fold_words();
+        let grid = Grid::of_rows(self.width.div_ceil(workgroup), rows, &self.limits)?;
         let uniform = vec![
             rows,
             self.width,
@@ -1221,15 +1259,11 @@ impl TablePlan {
             run,
             u32::from_ne_bytes(start.to_ne_bytes()),
             first,
-            grid.across,
+            grid.fold_words()[1],
             0,
             self.factor.mantissa,
             u32::from_ne_bytes(self.factor.exponent.to_ne_bytes()),
             u32::from(self.factor.negative) << 31,
-            u32::from(self.factor.is_unit()),
-            fold_x,
-            fold_y,
-            0,
             0,
         ];
         let mut bindings = vec![
@@ -1258,10 +1292,14 @@ impl TablePlan {
             });
         }
         Ok(PlannedDispatch {
-            entry_point: if counted { "fill_counted" } else { "fill_listed" },
+            entry_point: if counted {
+                "fill_counted"
+            } else {
+                "fill_listed"
+            },
             constants: vec![
                 ("WORKGROUP", workgroup.into()),
-                ("FOLD", f64::from(u8::from(grid.fold.is_some()))),
+                ("SCALED", f64::from(u8::from(!self.factor.is_unit()))),
             ],
             uniform,
             bindings,

@@ -104,7 +104,12 @@ pub fn rotate_f64<T: Element>(
     let mut out: Vec<f64> = tensor.iter().map(|value| value.widen().into()).collect();
     each_head(spec, layout, |row, at| {
         for (k, inv_freq) in frequencies.inv_freq().enumerate() {
-            let (c, s) = exact(positions[row], inv_freq, frequencies.attention_factor(), direction);
+            let (c, s) = exact(
+                positions[row],
+                inv_freq,
+                frequencies.attention_factor(),
+                direction,
+            );
             let (i, j) = channels(spec, k);
             let (x, y) = (out[at + i], out[at + j]);
             out[at + i] = x * c - y * s;
@@ -149,13 +154,21 @@ fn each_head(spec: &RotateSpec, layout: HeadLayout, mut visit: impl FnMut(usize,
         for token in 0..spec.tokens() {
             let row = index(spec.row(batch, token));
             for head in 0..layout.heads {
-                visit(row, index(layout.at(batch.into(), token.into(), head.into())));
+                visit(
+                    row,
+                    index(layout.at(batch.into(), token.into(), head.into())),
+                );
             }
         }
     }
 }
 
-fn check<T>(operand: &'static str, spec: &RotateSpec, layout: HeadLayout, slice: &[T]) -> Result<()> {
+fn check<T>(
+    operand: &'static str,
+    spec: &RotateSpec,
+    layout: HeadLayout,
+    slice: &[T],
+) -> Result<()> {
     let end = layout.end(spec.batch(), spec.tokens())?;
     if (slice.len() as u64) < end {
         return Err(RopeError::layout(

@@ -43,7 +43,7 @@ pub(crate) const SIN: [u64; 6] = [
 /// A frequency as a fraction of a turn per position: magnitude modulo one turn, and sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TurnRate {
-    /// round(|inv_freq| / 2 pi * 2^128) modulo 2^128.
+    /// `round(|inv_freq`| / 2 pi * 2^128) modulo 2^128.
     pub magnitude: u128,
     /// Whether the frequency is negative.
     pub negative: bool,
@@ -156,17 +156,26 @@ impl TableFactor {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the low word is what is asked for")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the low word is what is asked for"
+)]
 fn low64(wide: u128) -> u64 {
     wide as u64
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the low word is what is asked for")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the low word is what is asked for"
+)]
 fn low32(wide: u128) -> u32 {
     wide as u32
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the low word is what is asked for")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the low word is what is asked for"
+)]
 fn low(wide: u64) -> u32 {
     wide as u32
 }

@@ -1,5 +1,12 @@
 //! Recording allocates nothing beyond what the same wgpu calls, made by hand in this test, allocate.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a test stops where something is not as it has to be, and says on what it ran"
+)]
 
 mod common;
 
@@ -12,7 +19,10 @@ use wgpu_rope::{
 const LAYERS: usize = 64;
 
 /// A pipeline of the application that has the bindings of a rotation.
-fn by_hand(device: &wgpu::Device, buffers: &[wgpu::Buffer; 4]) -> (wgpu::ComputePipeline, wgpu::BindGroup) {
+fn by_hand(
+    device: &wgpu::Device,
+    buffers: &[wgpu::Buffer; 4],
+) -> (wgpu::ComputePipeline, wgpu::BindGroup) {
     let text = "@group(0) @binding(0) var<uniform> p: vec4<u32>;
         @group(0) @binding(1) var<storage, read> rows: array<u32>;
         @group(0) @binding(2) var<storage, read_write> q: array<u32>;
@@ -44,7 +54,10 @@ fn by_hand(device: &wgpu::Device, buffers: &[wgpu::Buffer; 4]) -> (wgpu::Compute
 }
 
 /// Allocations and bytes of a recording, the pass not ended.
-fn counted(context: &wgpu_rope::GpuContext, record: impl Fn(&mut wgpu::ComputePass<'_>)) -> (u64, u64) {
+fn counted(
+    context: &wgpu_rope::GpuContext,
+    record: impl Fn(&mut wgpu::ComputePass<'_>),
+) -> (u64, u64) {
     let mut encoder = context.device().create_command_encoder(&Default::default());
     let mut pass = encoder.begin_compute_pass(&Default::default());
     let info = allocation_counter::measure(|| record(&mut pass));
@@ -55,17 +68,29 @@ fn counted(context: &wgpu_rope::GpuContext, record: impl Fn(&mut wgpu::ComputePa
 fn recording_allocates_what_wgpu_does_and_no_more() {
     let config = RopeConfig::new(128);
     let (query, key) = (HeadLayout::bshd(1, 32, 128), HeadLayout::bshd(1, 8, 128));
-    let spec = RotateSpec::new(&config, 1, 1, query, ElementType::F32).with_key(key, ElementType::F32);
+    let spec =
+        RotateSpec::new(&config, 1, 1, query, ElementType::F32).with_key(key, ElementType::F32);
     for context in &*CONTEXTS {
         let kernel = context.kernel();
         let table = kernel
-            .table(&Frequencies::new(&config).unwrap(), 1, Angles::Exact, Direction::Forward)
+            .table(
+                &Frequencies::new(&config).unwrap(),
+                1,
+                Angles::Exact,
+                Direction::Forward,
+            )
             .unwrap();
         let start = context.upload(&[7], NO_USAGE).unwrap();
-        let fill = table.bind_positions(Positions::Start(start.slice(..))).unwrap();
-        let q = context.upload(&vec![1.0_f32; 32 * 128], wgpu::BufferUsages::UNIFORM).unwrap();
+        let fill = table
+            .bind_positions(Positions::Start(start.slice(..)))
+            .unwrap();
+        let q = context
+            .upload(&vec![1.0_f32; 32 * 128], wgpu::BufferUsages::UNIFORM)
+            .unwrap();
         let k = context.upload(&vec![1.0_f32; 8 * 128], NO_USAGE).unwrap();
-        let other = context.upload(&[0_u32; 64], wgpu::BufferUsages::UNIFORM).unwrap();
+        let other = context
+            .upload(&[0_u32; 64], wgpu::BufferUsages::UNIFORM)
+            .unwrap();
         let dispatch = kernel
             .prepare(&RopePlan::new(&spec, kernel.limits()).unwrap())
             .unwrap()
@@ -87,7 +112,10 @@ fn recording_allocates_what_wgpu_does_and_no_more() {
                     pass.dispatch_workgroups(1, 1, 1);
                 }
             });
-            eprintln!("{}: {own:?} allocations and bytes, by hand {bare:?}", name(context));
+            eprintln!(
+                "{}: {own:?} allocations and bytes, by hand {bare:?}",
+                name(context)
+            );
             assert_eq!(own, bare, "{}", name(context));
             assert!(bare.0 > 0, "nothing was counted");
         }

@@ -1,13 +1,21 @@
 //! The host API as an application meets it: recorded into its own pass, re-bound, indirect, from several threads; and every
 //! fault a typed error with nothing recorded.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a test stops where something is not as it has to be, and says on what it ran"
+)]
 
 mod common;
 
 use common::{CONTEXTS, NO_USAGE, attempts_with, contexts_with, name, values};
 use wgpu_rope::{
-    Angles, CosSinTable, Direction, ElementType, Frequencies, GpuContext, HeadLayout, KernelOptions,
-    Limits, Operands, Positions, PreparedRope, RopeConfig, RopeError, RopeKernel, RopePlan,
-    RotateSpec, Rows, reference,
+    Angles, CosSinTable, Direction, ElementType, Frequencies, GpuContext, HeadLayout,
+    KernelOptions, Limits, Operands, Positions, PreparedRope, RopeConfig, RopeError, RopeKernel,
+    RopePlan, RotateSpec, Rows, reference,
 };
 
 const TOKENS: u32 = 12;
@@ -17,12 +25,20 @@ fn config() -> RopeConfig {
 }
 
 fn spec() -> RotateSpec {
-    RotateSpec::new(&config(), 2, TOKENS, HeadLayout::bshd(TOKENS, 4, 64), ElementType::F32)
-        .with_key(HeadLayout::bshd(TOKENS, 2, 64), ElementType::F32)
+    RotateSpec::new(
+        &config(),
+        2,
+        TOKENS,
+        HeadLayout::bshd(TOKENS, 4, 64),
+        ElementType::F32,
+    )
+    .with_key(HeadLayout::bshd(TOKENS, 2, 64), ElementType::F32)
 }
 
 fn prepared(kernel: &RopeKernel, spec: &RotateSpec) -> PreparedRope {
-    kernel.prepare(&RopePlan::new(spec, kernel.limits()).unwrap()).unwrap()
+    kernel
+        .prepare(&RopePlan::new(spec, kernel.limits()).unwrap())
+        .unwrap()
 }
 
 fn table(context: &GpuContext, rows: u32) -> CosSinTable {
@@ -49,7 +65,10 @@ fn rows() -> Vec<[f32; 2]> {
 /// Query and key as they were and as they have to become.
 fn tensors(seed: u64) -> [Vec<f32>; 4] {
     let mut random = fastrand::Rng::with_seed(seed);
-    let (query, key) = (values(&mut random, 2 * 12 * 4 * 64), values(&mut random, 2 * 12 * 2 * 64));
+    let (query, key) = (
+        values(&mut random, 2 * 12 * 4 * 64),
+        values(&mut random, 2 * 12 * 2 * 64),
+    );
     let (mut q, mut k) = (query.clone(), key.clone());
     reference::rotate(&spec(), &rows(), &mut q, Some(&mut k)).unwrap();
     [query, key, q, k]
@@ -80,11 +99,17 @@ fn everything_is_recorded_into_the_applications_own_pass() {
             compilation_options: Default::default(),
             cache: None,
         });
-        let (qb, kb) = (context.upload(&query, NO_USAGE).unwrap(), context.upload(&key, NO_USAGE).unwrap());
+        let (qb, kb) = (
+            context.upload(&query, NO_USAGE).unwrap(),
+            context.upload(&key, NO_USAGE).unwrap(),
+        );
         let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,
             layout: &pipeline.get_bind_group_layout(0),
-            entries: &[wgpu::BindGroupEntry { binding: 0, resource: qb.as_entire_binding() }],
+            entries: &[wgpu::BindGroupEntry {
+                binding: 0,
+                resource: qb.as_entire_binding(),
+            }],
         });
         let table = table(context, TOKENS);
         let fill = table.bind_positions(Positions::From(5)).unwrap();
@@ -106,8 +131,18 @@ fn everything_is_recorded_into_the_applications_own_pass() {
                 Ok(())
             })
             .unwrap();
-        assert_eq!(context.read_blocking::<f32>(&qb, q.len()).unwrap(), q, "{}", name(context));
-        assert_eq!(context.read_blocking::<f32>(&kb, k.len()).unwrap(), k, "{}", name(context));
+        assert_eq!(
+            context.read_blocking::<f32>(&qb, q.len()).unwrap(),
+            q,
+            "{}",
+            name(context)
+        );
+        assert_eq!(
+            context.read_blocking::<f32>(&kb, k.len()).unwrap(),
+            k,
+            "{}",
+            name(context)
+        );
     }
 }
 
@@ -129,16 +164,25 @@ fn one_preparation_serves_all_layers_and_all_places() {
             let (q, k) = (place(query), place(key));
             let from = shift as u64 * 4;
             let dispatch = prepared
-                .bind(&Operands::new(q.slice(from..)).with_key(k.slice(from..)), &table)
+                .bind(
+                    &Operands::new(q.slice(from..)).with_key(k.slice(from..)),
+                    &table,
+                )
                 .unwrap();
             bound.push((shift, q, k, dispatch));
         }
         context
-            .run(|pass| bound.iter().try_for_each(|(.., dispatch)| dispatch.record(pass, TOKENS)))
+            .run(|pass| {
+                bound
+                    .iter()
+                    .try_for_each(|(.., dispatch)| dispatch.record(pass, TOKENS))
+            })
             .unwrap();
         for ((shift, q, k, _), [_, _, query, key]) in bound.iter().zip(&layers) {
             for (buffer, expected) in [(q, query), (k, key)] {
-                let made: Vec<f32> = context.read_blocking(buffer, shift + expected.len()).unwrap();
+                let made: Vec<f32> = context
+                    .read_blocking(buffer, shift + expected.len())
+                    .unwrap();
                 assert_eq!(made[*shift..], *expected, "{} {shift}", name(context));
                 assert!(made[..*shift].iter().all(|x| *x == 9.0));
             }
@@ -151,13 +195,19 @@ fn workgroup_counts_may_come_from_a_buffer() {
     let [query, key, q, k] = tensors(3);
     for context in &*CONTEXTS {
         if !context_has_indirect(context) {
-            eprintln!("SKIPPED on {}: the adapter has no indirect execution", name(context));
+            eprintln!(
+                "SKIPPED on {}: the adapter has no indirect execution",
+                name(context)
+            );
             continue;
         }
         let table = filled(context, TOKENS);
         let prepared = prepared(context.kernel(), &spec());
         for tokens in [0, 5, TOKENS, TOKENS + 9] {
-            let (qb, kb) = (context.upload(&query, NO_USAGE).unwrap(), context.upload(&key, NO_USAGE).unwrap());
+            let (qb, kb) = (
+                context.upload(&query, NO_USAGE).unwrap(),
+                context.upload(&key, NO_USAGE).unwrap(),
+            );
             let dispatch = prepared
                 .bind(&Operands::new(qb.slice(..)).with_key(kb.slice(..)), &table)
                 .unwrap();
@@ -165,7 +215,10 @@ fn workgroup_counts_may_come_from_a_buffer() {
             // More workgroups than planned, in every dimension: the shader's guards cut them off.
             let extra = u32::from(tokens > TOKENS);
             let arguments = context
-                .upload(&[7, x + extra, tokens, z + extra], wgpu::BufferUsages::INDIRECT)
+                .upload(
+                    &[7, x + extra, tokens, z + extra],
+                    wgpu::BufferUsages::INDIRECT,
+                )
                 .unwrap();
             context
                 .run(|pass| dispatch.record_indirect(pass, &arguments, 4))
@@ -176,7 +229,12 @@ fn workgroup_counts_may_come_from_a_buffer() {
                 for (at, made) in made.chunks(token).enumerate() {
                     let turned = at % (TOKENS as usize) < tokens as usize;
                     let expected = if turned { after } else { before };
-                    assert_eq!(*made, expected[at * token..][..token], "{} {tokens}", name(context));
+                    assert_eq!(
+                        *made,
+                        expected[at * token..][..token],
+                        "{} {tokens}",
+                        name(context)
+                    );
                 }
             }
         }
@@ -194,11 +252,18 @@ fn faults_of_a_binding_are_named_and_nothing_is_bound() {
         let kernel = context.kernel();
         let table = filled(context, TOKENS);
         let [query, key, ..] = tensors(4);
-        let (q, k) = (context.upload(&query, NO_USAGE).unwrap(), context.upload(&key, NO_USAGE).unwrap());
+        let (q, k) = (
+            context.upload(&query, NO_USAGE).unwrap(),
+            context.upload(&key, NO_USAGE).unwrap(),
+        );
         let prepared = prepared(kernel, &spec());
-        let fault = |operands: Operands<'_>| prepared.bind(&operands, &table).unwrap_err().to_string();
+        let fault =
+            |operands: Operands<'_>| prepared.bind(&operands, &table).unwrap_err().to_string();
         let good = Operands::new(q.slice(..));
-        assert_eq!(fault(good), "key: must be given exactly where the plan has one, got none");
+        assert_eq!(
+            fault(good),
+            "key: must be given exactly where the plan has one, got none"
+        );
         assert_eq!(
             fault(good.with_key(k.slice(4..))),
             "key: must hold 12288 bytes from byte 4 on, got 12284 bytes"
@@ -207,7 +272,10 @@ fn faults_of_a_binding_are_named_and_nothing_is_bound() {
             fault(Operands::new(q.slice(..24_572)).with_key(k.slice(..))),
             "query: must hold 24576 bytes from byte 0 on, got 24572 bytes"
         );
-        assert_eq!(fault(Operands::new(q.slice(2..)).with_key(k.slice(..))), "query: byte offset must be a multiple of 4, got 2");
+        assert_eq!(
+            fault(Operands::new(q.slice(2..)).with_key(k.slice(..))),
+            "query: byte offset must be a multiple of 4, got 2"
+        );
         let unusable = context.device().create_buffer(&wgpu::BufferDescriptor {
             label: None,
             size: 1 << 16,
@@ -225,7 +293,10 @@ fn faults_of_a_binding_are_named_and_nothing_is_bound() {
         let rows_buffer = CosSinTable::clone(&filled(context, 1 << 10));
         let own_table = Operands::new(rows_buffer.buffer().slice(..)).with_key(k.slice(..));
         assert_eq!(
-            prepared.bind(&own_table, &rows_buffer).unwrap_err().to_string(),
+            prepared
+                .bind(&own_table, &rows_buffer)
+                .unwrap_err()
+                .to_string(),
             "query: must not be the buffer of the table, got that buffer"
         );
 
@@ -253,13 +324,22 @@ fn faults_of_a_binding_are_named_and_nothing_is_bound() {
             "key: must be given exactly where the plan has one, got one"
         );
         // Nothing of all this has changed a tensor.
-        assert_eq!(context.read_blocking::<f32>(&q, query.len()).unwrap(), query);
+        assert_eq!(
+            context.read_blocking::<f32>(&q, query.len()).unwrap(),
+            query
+        );
         assert_eq!(context.read_blocking::<f32>(&k, key.len()).unwrap(), key);
     }
 }
 
 fn prepared_alone(kernel: &RopeKernel) -> PreparedRope {
-    let spec = RotateSpec::new(&config(), 1, TOKENS, HeadLayout::bshd(TOKENS, 4, 64), ElementType::F32);
+    let spec = RotateSpec::new(
+        &config(),
+        1,
+        TOKENS,
+        HeadLayout::bshd(TOKENS, 4, 64),
+        ElementType::F32,
+    );
     prepared(kernel, &spec)
 }
 
@@ -267,7 +347,10 @@ fn prepared_alone(kernel: &RopeKernel) -> PreparedRope {
 fn faults_of_a_recording_are_named_and_nothing_is_recorded() {
     for context in &*CONTEXTS {
         let [query, key, ..] = tensors(5);
-        let (q, k) = (context.upload(&query, NO_USAGE).unwrap(), context.upload(&key, NO_USAGE).unwrap());
+        let (q, k) = (
+            context.upload(&query, NO_USAGE).unwrap(),
+            context.upload(&key, NO_USAGE).unwrap(),
+        );
         let prepared = prepared(context.kernel(), &spec());
         let operands = Operands::new(q.slice(..)).with_key(k.slice(..));
         let empty = table(context, TOKENS);
@@ -296,7 +379,10 @@ fn faults_of_a_recording_are_named_and_nothing_is_recorded() {
                 Ok(())
             })
             .unwrap();
-        assert_eq!(context.read_blocking::<f32>(&q, query.len()).unwrap(), query);
+        assert_eq!(
+            context.read_blocking::<f32>(&q, query.len()).unwrap(),
+            query
+        );
         assert_eq!(context.read_blocking::<f32>(&k, key.len()).unwrap(), key);
     }
 }
@@ -316,15 +402,24 @@ fn plans_for_other_devices_are_refused() {
             }
         };
         assert_eq!(
-            fault(&Limits { max_storage_buffer_binding_size: 1 << 20, ..own }),
+            fault(&Limits {
+                max_storage_buffer_binding_size: 1 << 20,
+                ..own
+            }),
             "max_storage_buffer_binding_size"
         );
         assert_eq!(
-            fault(&Limits { max_compute_workgroups_per_dimension: 100, ..own }),
+            fault(&Limits {
+                max_compute_workgroups_per_dimension: 100,
+                ..own
+            }),
             "max_compute_workgroups_per_dimension"
         );
         assert_eq!(
-            fault(&Limits { min_storage_buffer_offset_alignment: 4, ..own }),
+            fault(&Limits {
+                min_storage_buffer_offset_alignment: 4,
+                ..own
+            }),
             "min_storage_buffer_offset_alignment"
         );
     }
@@ -343,7 +438,10 @@ fn plans_for_other_devices_are_refused() {
 fn tables_of_another_device_are_refused() {
     for (context, other) in CONTEXTS.iter().zip(contexts_with(|_| {})) {
         let [query, key, ..] = tensors(6);
-        let (q, k) = (context.upload(&query, NO_USAGE).unwrap(), context.upload(&key, NO_USAGE).unwrap());
+        let (q, k) = (
+            context.upload(&query, NO_USAGE).unwrap(),
+            context.upload(&key, NO_USAGE).unwrap(),
+        );
         let prepared = prepared(context.kernel(), &spec());
         let operands = Operands::new(q.slice(..)).with_key(k.slice(..));
         let foreign = filled(&other, TOKENS);
@@ -354,8 +452,19 @@ fn tables_of_another_device_are_refused() {
         // A tensor of another device shows only when wgpu is asked, and comes back as an error.
         let foreign = other.upload(&query, NO_USAGE).unwrap();
         let operands = Operands::new(foreign.slice(..)).with_key(k.slice(..));
-        let error = prepared.bind(&operands, &filled(context, TOKENS)).unwrap_err();
-        assert!(matches!(error, RopeError::Device { operand: "operands", .. }), "{error}");
+        let error = prepared
+            .bind(&operands, &filled(context, TOKENS))
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                RopeError::Device {
+                    operand: "operands",
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 }
 
@@ -363,14 +472,19 @@ fn tables_of_another_device_are_refused() {
 fn folded_grids_want_the_planned_count() {
     for context in contexts_with(|limits| limits.max_compute_workgroups_per_dimension = 7) {
         let [query, key, q, k] = tensors(7);
-        let (qb, kb) = (context.upload(&query, NO_USAGE).unwrap(), context.upload(&key, NO_USAGE).unwrap());
+        let (qb, kb) = (
+            context.upload(&query, NO_USAGE).unwrap(),
+            context.upload(&key, NO_USAGE).unwrap(),
+        );
         let table = table(&context, TOKENS);
         let fill = table.bind_positions(Positions::From(5)).unwrap();
         let prepared = prepared(context.kernel(), &spec());
         let dispatch = prepared
             .bind(&Operands::new(qb.slice(..)).with_key(kb.slice(..)), &table)
             .unwrap();
-        let arguments = context.upload(&[1, 1, 1], wgpu::BufferUsages::INDIRECT).unwrap();
+        let arguments = context
+            .upload(&[1, 1, 1], wgpu::BufferUsages::INDIRECT)
+            .unwrap();
         context
             .run(|pass| {
                 fill.record(pass, TOKENS)?;
@@ -407,7 +521,10 @@ fn handles_are_shared_between_threads() {
                 let (table, prepared) = (&table, &prepared);
                 scope.spawn(move || {
                     let [query, key, q, k] = tensors(seed);
-                    let (qb, kb) = (context.upload(&query, NO_USAGE).unwrap(), context.upload(&key, NO_USAGE).unwrap());
+                    let (qb, kb) = (
+                        context.upload(&query, NO_USAGE).unwrap(),
+                        context.upload(&key, NO_USAGE).unwrap(),
+                    );
                     let dispatch = prepared
                         .bind(&Operands::new(qb.slice(..)).with_key(kb.slice(..)), table)
                         .unwrap();
@@ -430,11 +547,21 @@ fn convenience_checks_its_element_types_and_positions() {
     let half = RotateSpec::new(&config(), 1, TOKENS, layout, ElementType::F16);
     let rotate = |spec: &RotateSpec, positions: &[i32], query: &mut [f32]| {
         context
-            .rotate_blocking(spec, &frequencies, positions, Direction::Forward, query, None)
+            .rotate_blocking(
+                spec,
+                &frequencies,
+                positions,
+                Direction::Forward,
+                query,
+                None,
+            )
             .unwrap_err()
             .to_string()
     };
-    assert_eq!(rotate(&half, &[0; 12], &mut query), "query: elements are planned as F16, got F32");
+    assert_eq!(
+        rotate(&half, &[0; 12], &mut query),
+        "query: elements are planned as F16, got F32"
+    );
     let spec = RotateSpec::new(&config(), 1, TOKENS, layout, ElementType::F32);
     assert_eq!(
         rotate(&spec, &[0; 3], &mut query),
@@ -445,9 +572,18 @@ fn convenience_checks_its_element_types_and_positions() {
         "query: must hold 12288 bytes from byte 0 on, got 12284 bytes"
     );
     assert_eq!(query, vec![1.0; 12 * 4 * 64]);
-    let error = reference::rotate(&spec.clone().with_rows(Rows::PerToken), &rows()[1..], &mut query, None);
+    let error = reference::rotate(
+        &spec.clone().with_rows(Rows::PerToken),
+        &rows()[1..],
+        &mut query,
+        None,
+    );
     assert!(matches!(error, Err(RopeError::Table { .. })));
-    assert!(context.read_blocking::<u32>(&context.upload(&[1_u32], NO_USAGE).unwrap(), 2).is_err());
+    assert!(
+        context
+            .read_blocking::<u32>(&context.upload(&[1_u32], NO_USAGE).unwrap(), 2)
+            .is_err()
+    );
 }
 
 #[test]
@@ -458,6 +594,11 @@ fn the_self_test_passes_and_counts() {
         assert_eq!((found.table_entries, found.channels), (1088, 3 * 17 * 256));
         // On an application's own kernel as well.
         let own = RopeKernel::new(context.device(), &KernelOptions::default()).unwrap();
-        assert!(GpuContext::from_kernel(&own, context.queue()).self_test_blocking().unwrap().passed());
+        assert!(
+            GpuContext::from_kernel(&own, context.queue())
+                .self_test_blocking()
+                .unwrap()
+                .passed()
+        );
     }
 }

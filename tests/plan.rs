@@ -1,8 +1,17 @@
 //! Plans without a GPU: what is refused, by name; and what a host of its own would carry out.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a test stops where something is not as it has to be, and says on what it ran"
+)]
 
 use wgpu_rope::{
     Angles, Direction, ElementType, Frequencies, HeadLayout, Limits, Pair, Pairing, Placement,
-    PositionSource, Resource, RopeConfig, RopeError, RopePlan, RotateSpec, Rows, Scaling, TablePlan,
+    PositionSource, Resource, RopeConfig, RopeError, RopePlan, RotateSpec, Rows, Scaling,
+    TablePlan,
 };
 
 fn config_fault(config: RopeConfig) -> String {
@@ -15,9 +24,18 @@ fn config_fault(config: RopeConfig) -> String {
 fn configurations_are_refused_by_name() {
     let base = RopeConfig::new(128);
     let faults = [
-        (RopeConfig::new(0), "head_dim: must be from 1 to 65536, got 0"),
-        (RopeConfig::new(7), "rotary_dim: must be even and at least 2, got 7"),
-        (base.clone().with_rotary_dim(0), "rotary_dim: must be even and at least 2, got 0"),
+        (
+            RopeConfig::new(0),
+            "head_dim: must be from 1 to 65536, got 0",
+        ),
+        (
+            RopeConfig::new(7),
+            "rotary_dim: must be even and at least 2, got 7",
+        ),
+        (
+            base.clone().with_rotary_dim(0),
+            "rotary_dim: must be even and at least 2, got 0",
+        ),
         (
             base.clone().with_rotary_dim(128).with_rotary_offset(64),
             "rotary window: must lie within head_dim 128, got 64..192",
@@ -26,10 +44,22 @@ fn configurations_are_refused_by_name() {
             base.clone().with_rotary_offset(u32::MAX),
             "rotary window: must lie within head_dim 128, got 4294967295..4294967423",
         ),
-        (base.clone().with_theta(0.0), "theta: must be a positive finite number, got 0"),
-        (base.clone().with_theta(-1.0), "theta: must be a positive finite number, got -1"),
-        (base.clone().with_theta(f64::NAN), "theta: must be a positive finite number, got NaN"),
-        (base.clone().with_theta(f64::INFINITY), "theta: must be a positive finite number, got inf"),
+        (
+            base.clone().with_theta(0.0),
+            "theta: must be a positive finite number, got 0",
+        ),
+        (
+            base.clone().with_theta(-1.0),
+            "theta: must be a positive finite number, got -1",
+        ),
+        (
+            base.clone().with_theta(f64::NAN),
+            "theta: must be a positive finite number, got NaN",
+        ),
+        (
+            base.clone().with_theta(f64::INFINITY),
+            "theta: must be a positive finite number, got inf",
+        ),
         (
             base.clone().with_scaling(Scaling::Linear { factor: -2.0 }),
             "scaling factor: must be a positive finite number, got -2",
@@ -49,12 +79,22 @@ fn configurations_are_refused_by_name() {
     }
     // Legal as a configuration, but with frequencies outside what a table can hold.
     for theta in [1e300, 1e-300] {
-        let error = Frequencies::new(&base.clone().with_theta(theta)).unwrap_err().to_string();
-        assert!(error.starts_with("inv_freq: must be 0 or of a magnitude from 2^-64 to 2^16"), "{error}");
+        let error = Frequencies::new(&base.clone().with_theta(theta))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("inv_freq: must be 0 or of a magnitude from 2^-64 to 2^16"),
+            "{error}"
+        );
     }
     for factor in [0.0, f64::NAN, f64::INFINITY, 1e-9, 1e9] {
-        let error = Frequencies::new(&base.clone().with_attention_factor(factor)).unwrap_err().to_string();
-        assert!(error.starts_with("attention_factor: must be of a magnitude from 2^-24 to 2^24"), "{error}");
+        let error = Frequencies::new(&base.clone().with_attention_factor(factor))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("attention_factor: must be of a magnitude from 2^-24 to 2^24"),
+            "{error}"
+        );
     }
     assert_eq!(
         Frequencies::from_pairs([], 1.0).unwrap_err().to_string(),
@@ -75,9 +115,15 @@ fn rotations_are_refused_by_name() {
     let layout = HeadLayout::bshd(8, 4, 64);
     let spec = |layout| RotateSpec::new(&config, 2, 8, layout, ElementType::F32);
     let text = |spec| fault(spec).to_string();
-    assert_eq!(text(spec(HeadLayout { heads: 0, ..layout })), "query: heads must be at least 1, got 0");
     assert_eq!(
-        text(spec(HeadLayout { head_dim: 32, ..layout })),
+        text(spec(HeadLayout { heads: 0, ..layout })),
+        "query: heads must be at least 1, got 0"
+    );
+    assert_eq!(
+        text(spec(HeadLayout {
+            head_dim: 32,
+            ..layout
+        })),
         "query: head_dim must be the configuration's 64, got 32"
     );
     assert_eq!(
@@ -93,10 +139,18 @@ fn rotations_are_refused_by_name() {
         "tokens: must be at least 1, got 0"
     );
     // A view that meets itself.
-    for strides in [(0, 256, 64), (2048, 0, 64), (2048, 256, 0), (2048, 256, 63), (1000, 256, 64)] {
+    for strides in [
+        (0, 256, 64),
+        (2048, 0, 64),
+        (2048, 256, 0),
+        (2048, 256, 63),
+        (1000, 256, 64),
+    ] {
         let own = layout.with_strides(strides.0, strides.1, strides.2);
         assert!(
-            text(spec(own)).starts_with("query: two heads of the view must not share an element, got [2, 8, 4, 64]"),
+            text(spec(own)).starts_with(
+                "query: two heads of the view must not share an element, got [2, 8, 4, 64]"
+            ),
             "{strides:?}"
         );
     }
@@ -117,16 +171,34 @@ fn rotations_are_refused_by_name() {
         layout.with_offset(u64::MAX - 5),
         layout.with_strides(u64::MAX / 2, 256, 64),
     ] {
-        assert!(matches!(fault(spec(own)), RopeError::Overflow { .. }), "{own:?}");
+        assert!(
+            matches!(fault(spec(own)), RopeError::Overflow { .. }),
+            "{own:?}"
+        );
     }
-    let many = RotateSpec::new(&config, u32::MAX, 8, HeadLayout::bshd(8, 1, 64), ElementType::F32);
-    assert!(matches!(fault(many.clone().with_rows(Rows::PerToken)), RopeError::Overflow { operand: "rows", .. }));
+    let many = RotateSpec::new(
+        &config,
+        u32::MAX,
+        8,
+        HeadLayout::bshd(8, 1, 64),
+        ElementType::F32,
+    );
+    assert!(matches!(
+        fault(many.clone().with_rows(Rows::PerToken)),
+        RopeError::Overflow {
+            operand: "rows",
+            ..
+        }
+    ));
     // Shapes that were asked for.
     assert_eq!(
         text(spec(layout).with_heads_per_invocation(9)),
         "heads per invocation: must be from 1 to 8, got 9"
     );
-    assert_eq!(text(spec(layout).with_workgroup(0)), "workgroup: must be at least 1, got 0");
+    assert_eq!(
+        text(spec(layout).with_workgroup(0)),
+        "workgroup: must be at least 1, got 0"
+    );
     assert_eq!(
         text(spec(layout).with_workgroup(512)),
         "workgroup: needs max_compute_invocations_per_workgroup of 512, the device has 256; request it in required_limits"
@@ -137,7 +209,9 @@ fn rotations_are_refused_by_name() {
         ..Limits::default()
     };
     assert_eq!(
-        RopePlan::new(&spec(layout), &small).unwrap_err().to_string(),
+        RopePlan::new(&spec(layout), &small)
+            .unwrap_err()
+            .to_string(),
         "query: needs max_storage_buffer_binding_size of 256, the device has 255; request it in required_limits"
     );
 }
@@ -145,9 +219,13 @@ fn rotations_are_refused_by_name() {
 #[test]
 fn views_of_one_buffer_may_interleave_but_not_meet() {
     let config = RopeConfig::new(64);
-    let (q, k) = (HeadLayout::packed(8, 6, 0, 4, 64), HeadLayout::packed(8, 6, 4, 1, 64));
+    let (q, k) = (
+        HeadLayout::packed(8, 6, 0, 4, 64),
+        HeadLayout::packed(8, 6, 4, 1, 64),
+    );
     let plan = |k| {
-        let spec = RotateSpec::new(&config, 2, 8, q, ElementType::F16).with_key(k, ElementType::F16);
+        let spec =
+            RotateSpec::new(&config, 2, 8, q, ElementType::F16).with_key(k, ElementType::F16);
         RopePlan::new(&spec, &Limits::default()).unwrap()
     };
     let packed = Placement {
@@ -160,7 +238,10 @@ fn views_of_one_buffer_may_interleave_but_not_meet() {
         meeting.to_string(),
         "key: must not share an element with the query in the same buffer, got byte offsets 0 and 0"
     );
-    let apart = Placement { key: 3 * 128, ..packed };
+    let apart = Placement {
+        key: 3 * 128,
+        ..packed
+    };
     assert!(plan(k.with_offset(0)).dispatches(apart).is_err());
     assert!(plan(k.with_offset(64)).dispatches(apart).is_ok());
     assert!(
@@ -182,7 +263,10 @@ fn views_of_one_buffer_may_interleave_but_not_meet() {
 #[test]
 fn a_llama_layer_is_one_dispatch_over_all_of_it() {
     let config = RopeConfig::new(128);
-    let (q, k) = (HeadLayout::bshd(4096, 32, 128), HeadLayout::bshd(4096, 8, 128));
+    let (q, k) = (
+        HeadLayout::bshd(4096, 32, 128),
+        HeadLayout::bshd(4096, 8, 128),
+    );
     let spec = RotateSpec::new(&config, 1, 4096, q, ElementType::F32).with_key(k, ElementType::F32);
     let gpu = RopePlan::new(&spec, &Limits::default()).unwrap();
     let [planned] = &gpu.dispatches(Placement::default()).unwrap()[..] else {
@@ -193,7 +277,11 @@ fn a_llama_layer_is_one_dispatch_over_all_of_it() {
     assert_eq!(gpu.workgroups(4096).unwrap(), [1, 4096, 1]);
     assert!(planned.constants.contains(&("WORKGROUP", 160.0)));
     assert!(planned.constants.contains(&("QUERY_HEADS", 4.0)));
-    let bound: Vec<_> = planned.bindings.iter().map(|b| (b.binding, b.resource, b.bytes.clone())).collect();
+    let bound: Vec<_> = planned
+        .bindings
+        .iter()
+        .map(|b| (b.binding, b.resource, b.bytes.clone()))
+        .collect();
     assert_eq!(
         bound,
         [
@@ -211,10 +299,18 @@ fn a_llama_layer_is_one_dispatch_over_all_of_it() {
         "tokens: must not exceed the planned 4096, got 4097"
     );
     // In decoding a GPU wants invocations more than shared loads; a CPU's driver wants 8 heads always.
-    let decode = RotateSpec::new(&config, 1, 1, HeadLayout::bshd(1, 32, 128), ElementType::F32);
+    let decode = RotateSpec::new(
+        &config,
+        1,
+        1,
+        HeadLayout::bshd(1, 32, 128),
+        ElementType::F32,
+    );
     let constants = |limits: &Limits| {
         let plan = RopePlan::new(&decode, limits).unwrap();
-        plan.dispatches(Placement::default()).unwrap()[0].constants.clone()
+        plan.dispatches(Placement::default()).unwrap()[0]
+            .constants
+            .clone()
     };
     assert!(constants(&Limits::default()).contains(&("QUERY_HEADS", 1.0)));
     let cpu = Limits {
@@ -263,12 +359,24 @@ fn windows_cover_every_head_once() {
     for layout in [HeadLayout::bshd(13, 5, 32), HeadLayout::bhsd(13, 5, 32)] {
         let spec = RotateSpec::new(&config, 3, 13, layout, ElementType::F32);
         let plan = RopePlan::new(&spec, &limits).unwrap();
-        let dispatches = plan.dispatches(Placement { query: 36, ..Placement::default() }).unwrap();
+        let dispatches = plan
+            .dispatches(Placement {
+                query: 36,
+                ..Placement::default()
+            })
+            .unwrap();
         let mut heads = 0;
         for planned in &dispatches {
             let bound = &planned.bindings[2].bytes;
             assert!(bound.start.is_multiple_of(256) && bound.end - bound.start <= 1024);
-            let constant = |name| planned.constants.iter().find(|(n, _)| *n == name).unwrap().1;
+            let constant = |name| {
+                planned
+                    .constants
+                    .iter()
+                    .find(|(n, _)| *n == name)
+                    .unwrap()
+                    .1
+            };
             let [_, tokens, batch] = planned.workgroups(13).unwrap();
             heads += planned.uniform[13] * tokens * batch * constant("QUERY_HEADS") as u32;
         }
@@ -278,7 +386,11 @@ fn windows_cover_every_head_once() {
             .iter()
             .map(|planned| {
                 let [x, y, z] = planned.workgroups(4).unwrap();
-                if x == 0 { 0 } else { y * z * planned.uniform[13] }
+                if x == 0 {
+                    0
+                } else {
+                    y * z * planned.uniform[13]
+                }
             })
             .sum();
         assert!(tokens > 0);
@@ -289,10 +401,24 @@ fn windows_cover_every_head_once() {
 #[test]
 fn tables_are_planned_and_refused_by_name() {
     let frequencies = Frequencies::new(&RopeConfig::new(6)).unwrap();
-    let plan = |rows| TablePlan::new(&frequencies, rows, Angles::Exact, Direction::Forward, &Limits::default());
-    assert_eq!(plan(0).unwrap_err().to_string(), "table rows: must be at least 1, got 0");
+    let plan = |rows| {
+        TablePlan::new(
+            &frequencies,
+            rows,
+            Angles::Exact,
+            Direction::Forward,
+            &Limits::default(),
+        )
+    };
+    assert_eq!(
+        plan(0).unwrap_err().to_string(),
+        "table rows: must be at least 1, got 0"
+    );
     let table = plan(100).unwrap();
-    assert_eq!((table.width(), table.row_stride(), table.bytes()), (3, 4, 3200));
+    assert_eq!(
+        (table.width(), table.row_stride(), table.bytes()),
+        (3, 4, 3200)
+    );
     assert_eq!(
         plan(u32::MAX).unwrap_err().to_string(),
         "table: needs max_storage_buffer_binding_size of 137438953440, the device has 134217728; request it in required_limits"
@@ -309,12 +435,14 @@ fn tables_are_planned_and_refused_by_name() {
 #[test]
 fn scalings_give_the_published_values() {
     // Llama 3.1: r 128, theta 5e5, factor 8, 1 and 4, 8192; values of transformers' own function in f64.
-    let llama = RopeConfig::new(128).with_theta(5e5).with_scaling(Scaling::Llama3 {
-        factor: 8.0,
-        low_freq_factor: 1.0,
-        high_freq_factor: 4.0,
-        original_max_position_embeddings: 8192.0,
-    });
+    let llama = RopeConfig::new(128)
+        .with_theta(5e5)
+        .with_scaling(Scaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192.0,
+        });
     let own: Vec<_> = Frequencies::new(&llama).unwrap().inv_freq().collect();
     for (k, value) in [
         (28, 3.211_445_995e-3),
@@ -332,11 +460,20 @@ fn scalings_give_the_published_values() {
         high_freq_factor: 1.0,
         original_max_position_embeddings: 8192.0,
     });
-    let plain: Vec<_> = Frequencies::new(&RopeConfig::new(128).with_theta(5e5)).unwrap().inv_freq().collect();
+    let plain: Vec<_> = Frequencies::new(&RopeConfig::new(128).with_theta(5e5))
+        .unwrap()
+        .inv_freq()
+        .collect();
     for (scaled, plain) in Frequencies::new(&scout).unwrap().inv_freq().zip(plain) {
         let kept = 8192.0 * plain / std::f64::consts::TAU > 1.0;
         assert_eq!(scaled, if kept { plain } else { plain / 16.0 });
     }
     let linear = RopeConfig::new(4).with_scaling(Scaling::Linear { factor: 4.0 });
-    assert_eq!(Frequencies::new(&linear).unwrap().inv_freq().collect::<Vec<_>>(), [0.25, 0.0025]);
+    assert_eq!(
+        Frequencies::new(&linear)
+            .unwrap()
+            .inv_freq()
+            .collect::<Vec<_>>(),
+        [0.25, 0.0025]
+    );
 }

@@ -1,5 +1,13 @@
 //! The rotation on every adapter: every bit of every buffer against the CPU twin, the twin against an f64 oracle that shares
 //! no code with it, and the properties that make it a rotary embedding.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a test stops where something is not as it has to be, and says on what it ran"
+)]
 
 mod common;
 
@@ -42,7 +50,10 @@ impl Case {
     }
 
     fn with_key(self, key: HeadLayout) -> Self {
-        Self { key: Some(key), ..self }
+        Self {
+            key: Some(key),
+            ..self
+        }
     }
 
     fn spec<T: Element>(&self, layout: HeadLayout) -> RotateSpec {
@@ -71,7 +82,12 @@ impl Case {
         seed: u64,
     ) -> usize {
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut data = |count| -> Vec<T> { values(&mut random, count).into_iter().map(T::narrow).collect() };
+        let mut data = |count| -> Vec<T> {
+            values(&mut random, count)
+                .into_iter()
+                .map(T::narrow)
+                .collect()
+        };
         let mut buffers = match self.key {
             Some(key) if !self.shared => vec![
                 data(self.elements::<T>(self.query, self.query_offset)),
@@ -108,7 +124,9 @@ impl Case {
             let spec = RotateSpec::new(&self.config, 1, 1, moved, T::TYPE);
             for b in 0..self.batch {
                 for t in 0..tokens {
-                    let at = moved.offset + u64::from(b) * layout.batch_stride + u64::from(t) * layout.token_stride;
+                    let at = moved.offset
+                        + u64::from(b) * layout.batch_stride
+                        + u64::from(t) * layout.token_stride;
                     let one = self.spec::<T>(layout).row(b, t);
                     let width = self.config.rotary_dim() as usize / 2;
                     let row = &rows[usize::try_from(one).unwrap() * width..][..width];
@@ -138,7 +156,11 @@ impl Case {
 }
 
 /// A table of these positions on a device and, equal to it bit for bit, on the CPU.
-fn tables(context: &GpuContext, frequencies: &Frequencies, positions: &[i32]) -> (CosSinTable, Vec<[f32; 2]>) {
+fn tables(
+    context: &GpuContext,
+    frequencies: &Frequencies,
+    positions: &[i32],
+) -> (CosSinTable, Vec<[f32; 2]>) {
     let rows = u32::try_from(positions.len()).unwrap();
     let table = context
         .kernel()
@@ -147,15 +169,30 @@ fn tables(context: &GpuContext, frequencies: &Frequencies, positions: &[i32]) ->
     let ids = context.upload(positions, NO_USAGE).unwrap();
     let fill = table.bind_positions(Positions::Ids(ids.slice(..))).unwrap();
     context.run(|pass| fill.record(pass, rows)).unwrap();
-    let twin = reference::table(frequencies, positions.iter().copied(), Direction::Forward).unwrap();
+    let twin =
+        reference::table(frequencies, positions.iter().copied(), Direction::Forward).unwrap();
     (table, twin)
 }
 
-const POSITIONS: [i32; 9] = [0, 4095, 131_071, (1 << 24) + 1, i32::MIN, i32::MAX, -1, 77, 3];
+const POSITIONS: [i32; 9] = [
+    0,
+    4095,
+    131_071,
+    (1 << 24) + 1,
+    i32::MIN,
+    i32::MAX,
+    -1,
+    77,
+    3,
+];
 
 /// The positions above over and over.
 fn positions(count: u64) -> Vec<i32> {
-    POSITIONS.into_iter().cycle().take(usize::try_from(count).unwrap()).collect()
+    POSITIONS
+        .into_iter()
+        .cycle()
+        .take(usize::try_from(count).unwrap())
+        .collect()
 }
 
 fn check_all(case: &Case, seed: u64) -> usize {
@@ -180,7 +217,9 @@ fn check_on(contexts: &[GpuContext], case: &Case, seed: u64) -> usize {
 fn head_dims_of_2_to_1024_in_both_pairings() {
     let mut channels = 0;
     for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
-        for head_dim in [2, 4, 6, 8, 10, 16, 34, 64, 72, 80, 88, 96, 128, 192, 256, 512, 1024] {
+        for head_dim in [
+            2, 4, 6, 8, 10, 16, 34, 64, 72, 80, 88, 96, 128, 192, 256, 512, 1024,
+        ] {
             let config = RopeConfig::new(head_dim).with_pairing(pairing);
             let case = Case::new(&config, 1, 9, HeadLayout::bshd(9, 3, head_dim))
                 .with_key(HeadLayout::bshd(9, 1, head_dim));
@@ -241,9 +280,21 @@ fn layouts_batches_and_head_counts() {
         check_all(&token_major, 1);
         check_all(&head_major, 2);
         // One layout for the query, another for the key.
-        check_all(&Case { key: head_major.key, ..token_major.clone() }, 3);
+        check_all(
+            &Case {
+                key: head_major.key,
+                ..token_major.clone()
+            },
+            3,
+        );
         for rows in [Rows::PerToken, Rows::PerSequence, Rows::One] {
-            check_all(&Case { rows, ..token_major.clone() }, 4);
+            check_all(
+                &Case {
+                    rows,
+                    ..token_major.clone()
+                },
+                4,
+            );
         }
     }
 }
@@ -252,12 +303,16 @@ fn layouts_batches_and_head_counts() {
 fn strides_and_offsets_that_rule_out_wide_loads() {
     for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
         let config = RopeConfig::new(16).with_pairing(pairing);
-        let plain = Case::new(&config, 2, 6, HeadLayout::bshd(6, 4, 16)).with_key(HeadLayout::bshd(6, 2, 16));
+        let plain = Case::new(&config, 2, 6, HeadLayout::bshd(6, 4, 16))
+            .with_key(HeadLayout::bshd(6, 2, 16));
         for padding in [0, 2, 4, 6, 8] {
             let padded = |heads: u64| {
                 let head = 16 + padding;
-                HeadLayout::bshd(6, u32::try_from(heads).unwrap(), 16)
-                    .with_strides(6 * (heads * head + padding), heads * head + padding, head)
+                HeadLayout::bshd(6, u32::try_from(heads).unwrap(), 16).with_strides(
+                    6 * (heads * head + padding),
+                    heads * head + padding,
+                    head,
+                )
             };
             for (offset, key_offset) in [(0, 0), (4, 0), (16, 20), (256, 508)] {
                 let case = Case {
@@ -304,13 +359,20 @@ fn element_types_may_differ_between_query_and_key() {
     let config = RopeConfig::new(64);
     let frequencies = Frequencies::new(&config).unwrap();
     let layout = HeadLayout::bshd(9, 2, 64);
-    let spec = RotateSpec::new(&config, 1, 9, layout, ElementType::F32).with_key(layout, ElementType::F16);
+    let spec =
+        RotateSpec::new(&config, 1, 9, layout, ElementType::F32).with_key(layout, ElementType::F16);
     let mut random = fastrand::Rng::with_seed(5);
     for context in &*CONTEXTS {
         let (table, rows) = tables(context, &frequencies, &POSITIONS);
         let mut query = values(&mut random, 9 * 2 * 64);
-        let mut key: Vec<_> = values(&mut random, 9 * 2 * 64).into_iter().map(f16::from_f32).collect();
-        let (q, k) = (context.upload(&query, NO_USAGE).unwrap(), context.upload(&key, NO_USAGE).unwrap());
+        let mut key: Vec<_> = values(&mut random, 9 * 2 * 64)
+            .into_iter()
+            .map(f16::from_f32)
+            .collect();
+        let (q, k) = (
+            context.upload(&query, NO_USAGE).unwrap(),
+            context.upload(&key, NO_USAGE).unwrap(),
+        );
         let plan = RopePlan::new(&spec, context.kernel().limits()).unwrap();
         let dispatch = context
             .kernel()
@@ -324,7 +386,10 @@ fn element_types_may_differ_between_query_and_key() {
         let key_spec = RotateSpec::new(&config, 1, 9, layout, ElementType::F16);
         reference::rotate(&query_spec, &rows, &mut query, None).unwrap();
         reference::rotate(&key_spec, &rows, &mut key, None).unwrap();
-        assert_eq!(context.read_blocking::<f32>(&q, query.len()).unwrap(), query);
+        assert_eq!(
+            context.read_blocking::<f32>(&q, query.len()).unwrap(),
+            query
+        );
         assert_eq!(context.read_blocking::<f16>(&k, key.len()).unwrap(), key);
     }
 }
@@ -333,7 +398,8 @@ fn element_types_may_differ_between_query_and_key() {
 fn fewer_tokens_than_planned_leave_the_others() {
     let config = RopeConfig::new(64);
     let frequencies = Frequencies::new(&config).unwrap();
-    let case = Case::new(&config, 3, 20, HeadLayout::bshd(20, 4, 64)).with_key(HeadLayout::bhsd(20, 2, 64));
+    let case = Case::new(&config, 3, 20, HeadLayout::bshd(20, 4, 64))
+        .with_key(HeadLayout::bhsd(20, 2, 64));
     for context in &*CONTEXTS {
         let (table, rows) = tables(context, &frequencies, &positions(20));
         for tokens in [0, 1, 7, 20] {
@@ -345,7 +411,9 @@ fn fewer_tokens_than_planned_leave_the_others() {
 
 #[test]
 fn tensors_past_the_largest_binding_are_rotated_in_windows() {
-    let config = RopeConfig::new(64).with_rotary_dim(32).with_rotary_offset(16);
+    let config = RopeConfig::new(64)
+        .with_rotary_dim(32)
+        .with_rotary_offset(16);
     let contexts = contexts_with(|limits| limits.max_storage_buffer_binding_size = 8192);
     let frequencies = Frequencies::new(&config).unwrap();
     let mut windows = 0;
@@ -362,7 +430,10 @@ fn tensors_past_the_largest_binding_are_rotated_in_windows() {
             check_on(&contexts, &case, 9);
             let spec = case.spec::<f32>(query);
             let plan = RopePlan::new(&spec, contexts[0].kernel().limits()).unwrap();
-            windows += plan.dispatches(wgpu_rope::Placement::default()).unwrap().len();
+            windows += plan
+                .dispatches(wgpu_rope::Placement::default())
+                .unwrap()
+                .len();
             for context in &contexts {
                 let (table, rows) = tables(context, &frequencies, &positions(11));
                 for tokens in [1, 4, 10] {
@@ -392,7 +463,8 @@ fn grids_past_the_limit_fold() {
     });
     let case = Case {
         heads_per_invocation: Some(1),
-        ..Case::new(&config, 5, 13, HeadLayout::bshd(13, 37, 16)).with_key(HeadLayout::bhsd(13, 3, 16))
+        ..Case::new(&config, 5, 13, HeadLayout::bshd(13, 37, 16))
+            .with_key(HeadLayout::bhsd(13, 3, 16))
     };
     check_on(&contexts, &case, 2);
 }
@@ -403,10 +475,18 @@ fn every_number_of_heads_per_invocation() {
     for heads in 1..=8 {
         let case = Case {
             heads_per_invocation: Some(heads),
-            ..Case::new(&config, 1, 5, HeadLayout::bshd(5, 2 * heads, 64)).with_key(HeadLayout::bshd(5, heads, 64))
+            ..Case::new(&config, 1, 5, HeadLayout::bshd(5, 2 * heads, 64))
+                .with_key(HeadLayout::bshd(5, heads, 64))
         };
         check_all(&case, heads.into());
-        check_all(&Case { shared: true, key_offset: 5 * 2 * u64::from(heads) * 64 * 4, ..case }, heads.into());
+        check_all(
+            &Case {
+                shared: true,
+                key_offset: 5 * 2 * u64::from(heads) * 64 * 4,
+                ..case
+            },
+            heads.into(),
+        );
     }
 }
 
@@ -420,7 +500,11 @@ fn random_valid_rotations() {
         let config = RopeConfig::new(head_dim)
             .with_rotary_dim(dim)
             .with_rotary_offset(random.u32(0..=head_dim - dim))
-            .with_pairing(if random.bool() { Pairing::HalfSplit } else { Pairing::Interleaved });
+            .with_pairing(if random.bool() {
+                Pairing::HalfSplit
+            } else {
+                Pairing::Interleaved
+            });
         let (batch, tokens) = (random.u32(1..4), random.u32(1..20));
         let mut view = |heads: u32| {
             let mut pad = || 2 * random.u64(0..5);
@@ -429,9 +513,17 @@ fn random_valid_rotations() {
             let layout = HeadLayout::bshd(tokens, heads, head_dim);
             let (pad_inner, pad_outer, offset) = (pad(), pad(), pad());
             if pad() > 4 {
-                layout.with_strides(t * (h * head + pad_inner) + pad_outer, h * head + pad_inner, head)
+                layout.with_strides(
+                    t * (h * head + pad_inner) + pad_outer,
+                    h * head + pad_inner,
+                    head,
+                )
             } else {
-                layout.with_strides(h * (t * head + pad_inner) + pad_outer, head, t * head + pad_inner)
+                layout.with_strides(
+                    h * (t * head + pad_inner) + pad_outer,
+                    head,
+                    t * head + pad_inner,
+                )
             }
             .with_offset(offset)
         };
@@ -439,7 +531,8 @@ fn random_valid_rotations() {
         let shared = random.bool();
         let query_offset = 4 * random.u64(0..80);
         let key_offset = if shared {
-            (query.end(batch, tokens).unwrap() * 4 + query_offset).next_multiple_of(4) + 4 * random.u64(0..80)
+            (query.end(batch, tokens).unwrap() * 4 + query_offset).next_multiple_of(4)
+                + 4 * random.u64(0..80)
         } else {
             4 * random.u64(0..80)
         };
@@ -451,7 +544,11 @@ fn random_valid_rotations() {
             query,
             key: if random.u8(..4) > 0 { Some(key) } else { None },
             rows,
-            heads_per_invocation: if random.bool() { Some(random.u32(1..9)) } else { None },
+            heads_per_invocation: if random.bool() {
+                Some(random.u32(1..9))
+            } else {
+                None
+            },
             query_offset,
             key_offset,
             shared,
@@ -486,10 +583,25 @@ fn against_truth<T: Element>(context: &GpuContext, config: &RopeConfig) -> f64 {
         .collect();
     let mut after = before.clone();
     context
-        .rotate_blocking(&spec, &frequencies, &POSITIONS, Direction::Forward, &mut after, None)
+        .rotate_blocking(
+            &spec,
+            &frequencies,
+            &POSITIONS,
+            Direction::Forward,
+            &mut after,
+            None,
+        )
         .unwrap();
     // The crate's own f64 oracle has to agree with the one of these tests.
-    let oracle = reference::rotate_f64(&spec, &frequencies, &POSITIONS, Direction::Forward, layout, &before).unwrap();
+    let oracle = reference::rotate_f64(
+        &spec,
+        &frequencies,
+        &POSITIONS,
+        Direction::Forward,
+        layout,
+        &before,
+    )
+    .unwrap();
     let mut worst = 0.0_f64;
     for (_, t, at) in common::heads(layout, 1, count) {
         let end = at + config.head_dim() as usize;
@@ -509,9 +621,17 @@ fn against_truth<T: Element>(context: &GpuContext, config: &RopeConfig) -> f64 {
         for (i, truth) in truth.iter().enumerate() {
             let error = (f64::from(after[at + i].widen()) - truth).abs();
             let allowed = bound::<T>(*truth, sizes[i].abs().max(other[i].abs()));
-            assert!(error <= allowed, "{} channel {i} token {t}: {error:e} > {allowed:e}", name(context));
+            assert!(
+                error <= allowed,
+                "{} channel {i} token {t}: {error:e} > {allowed:e}",
+                name(context)
+            );
             worst = worst.max(error / allowed);
-            assert!((oracle[at + i] - truth).abs() <= 1e-13, "{} {truth}", oracle[at + i]);
+            assert!(
+                (oracle[at + i] - truth).abs() <= 1e-13,
+                "{} {truth}",
+                oracle[at + i]
+            );
         }
     }
     worst
@@ -548,7 +668,13 @@ fn frequencies_agree_with_another_formula() {
 }
 
 /// Rotates one head of 128 channels, f32, at a position.
-fn rotated(context: &GpuContext, config: &RopeConfig, head: &[f32], position: i32, direction: Direction) -> Vec<f32> {
+fn rotated(
+    context: &GpuContext,
+    config: &RopeConfig,
+    head: &[f32],
+    position: i32,
+    direction: Direction,
+) -> Vec<f32> {
     let spec = RotateSpec::new(config, 1, 1, HeadLayout::bshd(1, 1, 128), ElementType::F32);
     let frequencies = Frequencies::new(config).unwrap();
     let mut out = head.to_vec();
@@ -563,12 +689,19 @@ fn it_is_a_rotary_embedding() {
     let config = RopeConfig::new(128);
     let mut random = fastrand::Rng::with_seed(4);
     let (q, k) = (values(&mut random, 128), values(&mut random, 128));
-    let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum() };
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter()
+            .zip(b)
+            .map(|(x, y)| f64::from(*x) * f64::from(*y))
+            .sum()
+    };
     // Each channel is within 3.01 u (|x| + |y|) of its truth, so sums of 128 products of two vectors differ by at most
     // 2 * 3.01 u * 2 * |a| |b|, with the norms' |x| + |y| <= sqrt(2) times that of the pair.
-    let slack = |a: &[f32], b: &[f32]| 4.0 * 3.01 * 2_f64.powi(-24) * 2.0 * (dot(a, a) * dot(b, b)).sqrt();
+    let slack =
+        |a: &[f32], b: &[f32]| 4.0 * 3.01 * 2_f64.powi(-24) * 2.0 * (dot(a, a) * dot(b, b)).sqrt();
     for context in &*CONTEXTS {
-        let turn = |head: &[f32], position| rotated(context, &config, head, position, Direction::Forward);
+        let turn =
+            |head: &[f32], position| rotated(context, &config, head, position, Direction::Forward);
         // Position 0 is the identity, bit for bit.
         assert_eq!(turn(&q, 0), q);
         for position in [1, 4095, -131_071, i32::MIN] {
@@ -582,12 +715,20 @@ fn it_is_a_rotary_embedding() {
             }
         }
         // Scores depend on the difference of positions only.
-        let scores: Vec<_> = [(1000, 990), (20, 10), (0, -10), ((1 << 24) + 11, (1 << 24) + 1)]
-            .into_iter()
-            .map(|(m, n)| dot(&turn(&q, m), &turn(&k, n)))
-            .collect();
+        let scores: Vec<_> = [
+            (1000, 990),
+            (20, 10),
+            (0, -10),
+            ((1 << 24) + 11, (1 << 24) + 1),
+        ]
+        .into_iter()
+        .map(|(m, n)| dot(&turn(&q, m), &turn(&k, n)))
+        .collect();
         for score in &scores {
-            assert!((score - scores[0]).abs() <= 2.0 * slack(&q, &k), "{scores:?}");
+            assert!(
+                (score - scores[0]).abs() <= 2.0 * slack(&q, &k),
+                "{scores:?}"
+            );
         }
         assert!((scores[0] - dot(&turn(&q, 5), &turn(&k, 0))).abs() > 100.0 * slack(&q, &k));
         // Half-split is interleaved with the channels permuted, bit for bit.
@@ -637,13 +778,27 @@ fn not_a_number_and_infinity_stay_in_their_pair() {
             let rows = reference::table(&frequencies, [3], Direction::Forward).unwrap();
             reference::rotate(&spec, &rows, &mut expected, None).unwrap();
             context
-                .rotate_blocking(&spec, &frequencies, &[3], Direction::Forward, &mut head, None)
+                .rotate_blocking(
+                    &spec,
+                    &frequencies,
+                    &[3],
+                    Direction::Forward,
+                    &mut head,
+                    None,
+                )
                 .unwrap();
             for (i, (made, expected)) in head.iter().zip(&expected).enumerate() {
                 let (made, expected) = (made.widen(), expected.widen());
                 assert_eq!(made.is_nan(), [5, 37].contains(&i), "{i} {made}");
-                assert!(made == expected || (made.is_nan() && expected.is_nan()), "{i} {made} {expected}");
-                assert_eq!(made.is_infinite(), [8, 9, 40, 41].contains(&i), "{i} {made}");
+                assert!(
+                    made == expected || (made.is_nan() && expected.is_nan()),
+                    "{i} {made} {expected}"
+                );
+                assert_eq!(
+                    made.is_infinite(),
+                    [8, 9, 40, 41].contains(&i),
+                    "{i} {made}"
+                );
             }
         }
         poisoned::<f32>(context, &config);
@@ -658,7 +813,14 @@ fn not_a_number_and_infinity_stay_in_their_pair() {
 fn every_16_bit_value_is_widened_and_rounded_as_on_the_cpu() {
     fn all<T: Element>(context: &GpuContext, bits: impl Fn(u16) -> T) {
         // cos = 1.3333334, sin = 0: products that need rounding, up to overflow.
-        let frequencies = Frequencies::from_pairs([Pair { inv_freq: 0.0, axis: 0 }; 8], 1.333_333_4).unwrap();
+        let frequencies = Frequencies::from_pairs(
+            [Pair {
+                inv_freq: 0.0,
+                axis: 0,
+            }; 8],
+            1.333_333_4,
+        )
+        .unwrap();
         let config = RopeConfig::new(16);
         let heads = 65_536 / 8;
         let layout = HeadLayout::bshd(1, heads, 16);
@@ -677,7 +839,14 @@ fn every_16_bit_value_is_widened_and_rounded_as_on_the_cpu() {
         let rows = reference::table(&frequencies, [0], Direction::Forward).unwrap();
         reference::rotate(&spec, &rows, &mut expected, None).unwrap();
         context
-            .rotate_blocking(&spec, &frequencies, &[0], Direction::Forward, &mut tensor, None)
+            .rotate_blocking(
+                &spec,
+                &frequencies,
+                &[0],
+                Direction::Forward,
+                &mut tensor,
+                None,
+            )
             .unwrap();
         let (mut finite, mut flushed) = (0, 0);
         for (made, expected) in tensor.iter().zip(&expected) {
@@ -686,7 +855,8 @@ fn every_16_bit_value_is_widened_and_rounded_as_on_the_cpu() {
                 continue;
             }
             // A device may flush denormals of f32, which are denormals in bfloat16 as well, before or after the product.
-            let tiny = expected.widen().abs() < 1.34 * f32::MIN_POSITIVE && T::TYPE == ElementType::Bf16;
+            let tiny =
+                expected.widen().abs() < 1.34 * f32::MIN_POSITIVE && T::TYPE == ElementType::Bf16;
             if tiny && made.widen() == 0.0 && expected.widen() != 0.0 {
                 flushed += 1;
                 continue;
@@ -701,7 +871,11 @@ fn every_16_bit_value_is_widened_and_rounded_as_on_the_cpu() {
             );
             finite += 1;
         }
-        eprintln!("{:?} on {}: {finite} equal, {flushed} denormals flushed", T::TYPE, name(context));
+        eprintln!(
+            "{:?} on {}: {finite} equal, {flushed} denormals flushed",
+            T::TYPE,
+            name(context)
+        );
         assert!(finite > 120_000);
     }
     for context in &*CONTEXTS {

@@ -1,5 +1,13 @@
 //! Cos/sin tables on every adapter: bits against golden vectors and the CPU twin, sources of positions, directions, partial
 //! and folded fills, and what is refused.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a test stops where something is not as it has to be, and says on what it ran"
+)]
 
 mod common;
 
@@ -12,7 +20,9 @@ use wgpu_rope::{
 };
 
 fn text(inv_freq: impl IntoIterator<Item = f64>, factor: f64) -> Frequencies {
-    let pairs = inv_freq.into_iter().map(|inv_freq| Pair { inv_freq, axis: 0 });
+    let pairs = inv_freq
+        .into_iter()
+        .map(|inv_freq| Pair { inv_freq, axis: 0 });
     Frequencies::from_pairs(pairs, factor).unwrap()
 }
 
@@ -50,8 +60,18 @@ fn golden_points_have_their_bits_on_every_adapter() {
     for context in &*CONTEXTS {
         let mut compared = 0;
         for (&factor, points) in &by_factor {
-            let rates: Vec<_> = points.iter().map(|p| p.1).collect::<BTreeSet<_>>().into_iter().collect();
-            let positions: Vec<_> = points.iter().map(|p| p.0).collect::<BTreeSet<_>>().into_iter().collect();
+            let rates: Vec<_> = points
+                .iter()
+                .map(|p| p.1)
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect();
+            let positions: Vec<_> = points
+                .iter()
+                .map(|p| p.0)
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect();
             let frequencies = text(
                 rates.iter().map(|&bits| f64::from_bits(bits)),
                 f32::from_bits(factor).into(),
@@ -91,7 +111,10 @@ fn a_table_of_131072_positions_equals_the_cpu_word_for_word() {
         // More rows than a grid has workgroups in a dimension: all of them, or as many as fit one.
         assert!(matches!(
             context.run(|pass| fill.record(pass, 131_071)),
-            Err(RopeError::Count { operand: "rows", .. })
+            Err(RopeError::Count {
+                operand: "rows",
+                ..
+            })
         ));
         assert_eq!(table.filled_rows(), 0);
         context.run(|pass| fill.record(pass, 131_072)).unwrap();
@@ -134,10 +157,17 @@ fn ids_may_be_anything_and_rates_of_any_sign_and_size() {
                     .kernel()
                     .table(&frequencies, 11, Angles::Exact, direction)
                     .unwrap();
-                let fill = table.bind_positions(Positions::Ids(ids.slice(20..))).unwrap();
+                let fill = table
+                    .bind_positions(Positions::Ids(ids.slice(20..)))
+                    .unwrap();
                 assert_eq!(fill.rows(), 11);
                 context.run(|pass| fill.record(pass, 11)).unwrap();
-                assert_eq!(words(context, &table), expected, "{} {direction:?}", name(context));
+                assert_eq!(
+                    words(context, &table),
+                    expected,
+                    "{} {direction:?}",
+                    name(context)
+                );
             }
         }
     }
@@ -154,25 +184,36 @@ fn starts_count_on_and_wrap() {
                 .table(&frequencies, rows, Angles::Exact, Direction::Forward)
                 .unwrap()
         };
-        let check = |table: &CosSinTable, positions: Positions<'_>, expected_positions: Vec<i32>| {
-            let fill = table.bind_positions(positions).unwrap();
-            context.run(|pass| fill.record(pass, fill.rows())).unwrap();
-            assert_eq!(
-                words(context, table),
-                expected(&frequencies, &expected_positions, Direction::Forward),
-                "{}",
-                name(context)
-            );
-        };
+        let check =
+            |table: &CosSinTable, positions: Positions<'_>, expected_positions: Vec<i32>| {
+                let fill = table.bind_positions(positions).unwrap();
+                context.run(|pass| fill.record(pass, fill.rows())).unwrap();
+                assert_eq!(
+                    words(context, table),
+                    expected(&frequencies, &expected_positions, Direction::Forward),
+                    "{}",
+                    name(context)
+                );
+            };
         check(&table(9), Positions::From(-4), run(-4, 9).collect());
-        check(&table(9), Positions::From(i32::MAX - 3), run(i32::MAX - 3, 9).collect());
+        check(
+            &table(9),
+            Positions::From(i32::MAX - 3),
+            run(i32::MAX - 3, 9).collect(),
+        );
         let starts = context.upload(&[40, i32::MAX - 1, -2], NO_USAGE).unwrap();
-        check(&table(9), Positions::Start(starts.slice(8..)), run(-2, 9).collect());
+        check(
+            &table(9),
+            Positions::Start(starts.slice(8..)),
+            run(-2, 9).collect(),
+        );
         let per_sequence = Positions::StartPerSequence {
             starts: starts.slice(..),
             rows: 3,
         };
-        let three = [40, i32::MAX - 1, -2].into_iter().flat_map(|start| run(start, 3));
+        let three = [40, i32::MAX - 1, -2]
+            .into_iter()
+            .flat_map(|start| run(start, 3));
         check(&table(9), per_sequence, three.collect());
         // Fewer positions than rows: as many rows as they serve.
         let fill = table(10).bind_positions(per_sequence).unwrap();
@@ -189,9 +230,13 @@ fn one_buffer_written_each_step_drives_one_recorded_fill() {
             .table(&frequencies, 2, Angles::Exact, Direction::Forward)
             .unwrap();
         let start = context.upload(&[0], NO_USAGE).unwrap();
-        let fill = table.bind_positions(Positions::Start(start.slice(..))).unwrap();
+        let fill = table
+            .bind_positions(Positions::Start(start.slice(..)))
+            .unwrap();
         for step in [5, -9, 1 << 30] {
-            context.queue().write_buffer(&start, 0, bytemuck::bytes_of(&step));
+            context
+                .queue()
+                .write_buffer(&start, 0, bytemuck::bytes_of(&step));
             context.run(|pass| fill.record(pass, 2)).unwrap();
             assert_eq!(
                 words(context, &table),
@@ -255,7 +300,13 @@ fn what_cannot_be_is_refused_by_name() {
     for context in &*CONTEXTS {
         let kernel = context.kernel();
         let table = |rows| kernel.table(&frequencies, rows, Angles::Exact, Direction::Forward);
-        assert!(matches!(table(0), Err(RopeError::Layout { operand: "table rows", .. })));
+        assert!(matches!(
+            table(0),
+            Err(RopeError::Layout {
+                operand: "table rows",
+                ..
+            })
+        ));
         let most = kernel.limits().max_storage_buffer_binding_size;
         let rows = u32::try_from(most / 512 + 1).unwrap();
         assert!(
@@ -276,7 +327,8 @@ fn what_cannot_be_is_refused_by_name() {
                 mapped_at_creation: false,
             })
         };
-        let fault = |positions: Positions<'_>| table.bind_positions(positions).unwrap_err().to_string();
+        let fault =
+            |positions: Positions<'_>| table.bind_positions(positions).unwrap_err().to_string();
         let copy = plain(wgpu::BufferUsages::COPY_DST);
         assert_eq!(
             fault(Positions::Ids(copy.slice(..))),
@@ -292,16 +344,24 @@ fn what_cannot_be_is_refused_by_name() {
             "positions: must hold at least one i32, got 0 of them"
         );
         assert_eq!(
-            fault(Positions::StartPerSequence { starts: good.slice(..), rows: 0 }),
+            fault(Positions::StartPerSequence {
+                starts: good.slice(..),
+                rows: 0
+            }),
             "positions: rows of a sequence must be at least 1, got 0"
         );
         assert_eq!(
             fault(Positions::Ids(table.buffer().slice(..))),
             "positions: must not be the buffer of the table, got that buffer"
         );
-        let fill = table.bind_positions(Positions::Ids(good.slice(..12))).unwrap();
+        let fill = table
+            .bind_positions(Positions::Ids(good.slice(..12)))
+            .unwrap();
         assert_eq!(
-            context.run(|pass| fill.record(pass, 4)).unwrap_err().to_string(),
+            context
+                .run(|pass| fill.record(pass, 4))
+                .unwrap_err()
+                .to_string(),
             "rows: must not exceed the 3 of the table and its positions, got 4"
         );
         assert_eq!(table.filled_rows(), 0);
@@ -317,8 +377,19 @@ fn buffers_of_another_device_are_an_error_and_not_a_panic() {
             .table(&frequencies, 4, Angles::Exact, Direction::Forward)
             .unwrap();
         let ids = other.upload(&[1, 2, 3, 4], NO_USAGE).unwrap();
-        let error = table.bind_positions(Positions::Ids(ids.slice(..))).unwrap_err();
-        assert!(matches!(error, RopeError::Device { operand: "positions", .. }), "{error}");
+        let error = table
+            .bind_positions(Positions::Ids(ids.slice(..)))
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                RopeError::Device {
+                    operand: "positions",
+                    ..
+                }
+            ),
+            "{error}"
+        );
         // The device works on.
         assert!(context.self_test_blocking().unwrap().passed());
     }

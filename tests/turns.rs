@@ -1,5 +1,13 @@
 //! cos and sin of the CPU twin against independent truth: vectors computed elsewhere with 400-bit arithmetic, and an
 //! arbitrary-precision library here.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a test stops where something is not as it has to be, and says on what it ran"
+)]
 
 use astro_float::{BigFloat, Consts, RoundingMode};
 use wgpu_rope::turns::{TableFactor, TurnRate, cos_sin};
@@ -46,7 +54,11 @@ fn nearest(value: &BigFloat) -> u32 {
         || (dropped == half && (rest.iter().any(|&word| word != 0) || kept & 1 == 1));
     let exponent = u32::try_from(exponent + 125).unwrap();
     let bits = (exponent << 23) + kept + u32::from(up);
-    bits | if sign == astro_float::Sign::Neg { 1 << 31 } else { 0 }
+    bits | if sign == astro_float::Sign::Neg {
+        1 << 31
+    } else {
+        0
+    }
 }
 
 fn truth(position: i32, inv_freq: f64, factor: f32, constants: &mut Consts) -> [u32; 2] {
@@ -60,7 +72,7 @@ fn truth(position: i32, inv_freq: f64, factor: f32, constants: &mut Consts) -> [
 }
 
 /// Positions up to 2^31 where the angle comes closest to a multiple of a quarter turn: the denominators of the convergents
-/// of 4 inv_freq / 2 pi, from the continued fraction of its 128-bit fraction.
+/// of 4 `inv_freq` / 2 pi, from the continued fraction of its 128-bit fraction.
 fn near_quarter_turns(inv_freq: f64) -> Vec<i32> {
     let rate = TurnRate::new(inv_freq).unwrap().magnitude << 2;
     let (mut a, mut b) = (u128::MAX, rate);
@@ -69,7 +81,10 @@ fn near_quarter_turns(inv_freq: f64) -> Vec<i32> {
     while b != 0 {
         let quotient = a / b;
         (a, b) = (b, a % b);
-        let Some(next) = quotient.checked_mul(now).and_then(|n| n.checked_add(before)) else {
+        let Some(next) = quotient
+            .checked_mul(now)
+            .and_then(|n| n.checked_add(before))
+        else {
             break;
         };
         (before, now) = (now, next);
@@ -86,12 +101,19 @@ fn random_and_hard_points_are_correctly_rounded() {
     let mut random = fastrand::Rng::with_seed(20_261);
     let mut points = Vec::new();
     // Frequencies of models, of both signs, and of the whole range.
-    let models = [1e4, 1e5, 5e5, 1e6, 1e7].into_iter().flat_map(|theta: f64| {
-        (0..64).map(move |k| libm::pow(theta, -f64::from(k) / 64.0))
-    });
+    let models = [1e4, 1e5, 5e5, 1e6, 1e7]
+        .into_iter()
+        .flat_map(|theta: f64| (0..64).map(move |k| libm::pow(theta, -f64::from(k) / 64.0)));
     let mut frequencies: Vec<f64> = models.collect();
     frequencies.extend((0..320).map(|_| libm::exp2(random.f64() * 80.0 - 64.0)));
-    frequencies.extend([65_536.0, 65_535.9, 1.0, 3.0, std::f64::consts::TAU, std::f64::consts::FRAC_PI_2]);
+    frequencies.extend([
+        65_536.0,
+        65_535.9,
+        1.0,
+        3.0,
+        std::f64::consts::TAU,
+        std::f64::consts::FRAC_PI_2,
+    ]);
     for frequency in frequencies {
         let frequency = if random.bool() { frequency } else { -frequency };
         let factor = if random.u8(..4) == 0 {
@@ -110,7 +132,14 @@ fn random_and_hard_points_are_correctly_rounded() {
             let bits = random.u8(1..31);
             points.push((random.i32(0..1 << bits), frequency, factor));
         }
-        for edge in [i32::MIN, i32::MIN + 1, i32::MAX, (1 << 24) + 1, 131_071, 4095] {
+        for edge in [
+            i32::MIN,
+            i32::MIN + 1,
+            i32::MAX,
+            (1 << 24) + 1,
+            131_071,
+            4095,
+        ] {
             points.push((edge, frequency, factor));
         }
     }
@@ -143,7 +172,10 @@ fn random_and_hard_points_are_correctly_rounded() {
                 })
             })
             .collect();
-        handles.into_iter().map(|handle| handle.join().unwrap()).sum()
+        handles
+            .into_iter()
+            .map(|handle| handle.join().unwrap())
+            .sum()
     });
     eprintln!("{wrong} of {} values misrounded", 2 * points.len());
     assert_eq!(wrong, 0);

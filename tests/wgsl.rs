@@ -1,5 +1,12 @@
 //! The shaders as text: valid with no capability beyond baseline WebGPU, and in step with the plans and with the CPU twin.
-#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a test stops where something is not as it has to be, and says on what it ran"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +18,8 @@ use wgpu_rope::{
 };
 
 fn parse(text: &str) -> (naga::Module, ModuleInfo) {
-    let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{}", error.emit_to_string(text)));
+    let module = naga::front::wgsl::parse_str(text)
+        .unwrap_or_else(|error| panic!("{}", error.emit_to_string(text)));
     let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
         .validate(&module)
         .unwrap_or_else(|error| panic!("{}", error.emit_to_string(text)));
@@ -32,7 +40,10 @@ fn bindings(module: &naga::Module, info: &ModuleInfo, entry_point: &str) -> (BTr
         if !used[handle].is_empty() {
             let binding = variable.binding.unwrap();
             assert_eq!(binding.group, 0);
-            assert!(numbers.insert(binding.binding), "{entry_point} uses a binding twice");
+            assert!(
+                numbers.insert(binding.binding),
+                "{entry_point} uses a binding twice"
+            );
             storage += usize::from(matches!(variable.space, naga::AddressSpace::Storage { .. }));
         }
     }
@@ -53,14 +64,30 @@ fn dispatches() -> Vec<PlannedDispatch> {
     let limits = Limits::default();
     let mut all = Vec::new();
     for element in [ElementType::F32, ElementType::F16, ElementType::Bf16] {
-        for (head_dim, pairing) in [(128, Pairing::HalfSplit), (12, Pairing::Interleaved), (6, Pairing::HalfSplit)] {
+        for (head_dim, pairing) in [
+            (128, Pairing::HalfSplit),
+            (12, Pairing::Interleaved),
+            (6, Pairing::HalfSplit),
+        ] {
             let config = RopeConfig::new(head_dim).with_pairing(pairing);
             let layout = HeadLayout::bshd(4, 2, head_dim);
             let spec = RotateSpec::new(&config, 1, 4, layout, element);
             let two = RopePlan::new(&spec.clone().with_key(layout, element), &limits).unwrap();
-            all.extend(RopePlan::new(&spec, &limits).unwrap().dispatches(Placement::default()).unwrap());
+            all.extend(
+                RopePlan::new(&spec, &limits)
+                    .unwrap()
+                    .dispatches(Placement::default())
+                    .unwrap(),
+            );
             for (key, shared) in [(0, false), (1 << 20, true)] {
-                all.extend(two.dispatches(Placement { query: 0, key, shared }).unwrap());
+                all.extend(
+                    two.dispatches(Placement {
+                        query: 0,
+                        key,
+                        shared,
+                    })
+                    .unwrap(),
+                );
             }
         }
     }
@@ -79,14 +106,30 @@ fn check(text: &str, dispatches: &[PlannedDispatch]) -> BTreeMap<&'static str, u
         let (numbers, storage) = bindings(&module, &info, planned.entry_point);
         let given: BTreeSet<_> = planned.bindings.iter().map(|bound| bound.binding).collect();
         assert_eq!(given, numbers, "{}", planned.entry_point);
-        assert!(storage <= 3, "{} uses {storage} storage buffers", planned.entry_point);
+        assert!(
+            storage <= 3,
+            "{} uses {storage} storage buffers",
+            planned.entry_point
+        );
         assert_eq!(planned.uniform.len() * 4, uniform_bytes(&module) as usize);
-        let given: BTreeSet<_> = planned.constants.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let given: BTreeSet<_> = planned
+            .constants
+            .iter()
+            .map(|(name, _)| (*name).to_owned())
+            .collect();
         assert_eq!(given, overrides, "{}", planned.entry_point);
         *seen.entry(planned.entry_point).or_default() += 1;
     }
-    let names: BTreeSet<_> = module.entry_points.iter().map(|entry| entry.name.as_str()).collect();
-    assert_eq!(names, seen.keys().copied().collect(), "every entry point is planned by something here");
+    let names: BTreeSet<_> = module
+        .entry_points
+        .iter()
+        .map(|entry| entry.name.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        seen.keys().copied().collect(),
+        "every entry point is planned by something here"
+    );
     seen
 }
 
@@ -98,7 +141,14 @@ fn rotations_are_planned_as_the_shader_is_written() {
 #[test]
 fn tables_are_planned_as_the_shader_is_written() {
     let frequencies = Frequencies::new(&RopeConfig::new(128)).unwrap();
-    let plan = TablePlan::new(&frequencies, 10, Angles::Exact, Direction::Forward, &Limits::default()).unwrap();
+    let plan = TablePlan::new(
+        &frequencies,
+        10,
+        Angles::Exact,
+        Direction::Forward,
+        &Limits::default(),
+    )
+    .unwrap();
     let fills = [
         plan.fill(PositionSource::From(3), 0..0).unwrap(),
         plan.fill(PositionSource::Runs(1), 0..40).unwrap(),
@@ -126,10 +176,12 @@ fn constants_are_those_of_the_twin() {
         found
     };
     let twin = include_str!("../src/turns.rs");
-    let twin = &twin[twin.find("COS_LEAD: [u32; 2]").unwrap()..twin.find("/// A frequency as").unwrap()];
+    let twin =
+        &twin[twin.find("COS_LEAD: [u32; 2]").unwrap()..twin.find("/// A frequency as").unwrap()];
     let mut twin = digits(twin);
     let shader = TABLE_WGSL;
-    let shader = &shader[shader.find("fn octant_cos").unwrap()..shader.find("/// The bits of (cos").unwrap()];
+    let shader = &shader
+        [shader.find("fn octant_cos").unwrap()..shader.find("/// The bits of (cos").unwrap()];
     let mut shader = digits(shader);
     // The shader's own: the cosine that is exactly 1.
     shader.retain(|word| *word != 0x8000_0000);

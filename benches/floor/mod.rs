@@ -101,7 +101,10 @@ pub fn float_table(
     start: u32,
     rows: u32,
 ) -> Result<(Plain, wgpu::Buffer)> {
-    #[expect(clippy::cast_possible_truncation, reason = "f32 angles are what is measured")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "f32 angles are what is measured"
+    )]
     let inv_freq: Vec<f32> = inv_freq.into_iter().map(|w| w as f32).collect();
     let entries = inv_freq.len() as u64 * u64::from(rows);
     let frequencies = context.upload(&inv_freq, wgpu::BufferUsages::empty())?;
@@ -136,7 +139,11 @@ pub fn timed(context: &GpuContext, repeats: u32, record: Record<'_>) -> Result<D
 }
 
 /// Medians of several candidates, measured in turn so that a change of the machine's pace meets all alike.
-pub fn medians(context: &GpuContext, rounds: usize, candidates: &[Record<'_>]) -> Result<Vec<Duration>> {
+pub fn medians(
+    context: &GpuContext,
+    rounds: usize,
+    candidates: &[Record<'_>],
+) -> Result<Vec<Duration>> {
     let mut times = vec![Vec::new(); candidates.len()];
     for round in 0..=rounds {
         for (record, times) in candidates.iter().zip(&mut times) {

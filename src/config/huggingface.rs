@@ -1,17 +1,17 @@
-//! The RoPE of a model from its Hugging Face `config.json`.
+//! The `RoPE` of a model from its Hugging Face `config.json`.
 //!
 //! Both forms are read: `rope_theta` with `rope_scaling` (transformers 4), and `rope_parameters` (transformers 5, one set for
-//! all layers). Families whose rotation is LLaMA's are known so far; any other `model_type` is an error, not a guess.
+//! all layers). Families whose rotation is `LLaMA`'s are known so far; any other `model_type` is an error, not a guess.
 
 use serde_json::{Map, Value};
 
 use crate::config::{RopeConfig, Scaling};
 use crate::error::{Result, RopeError};
 
-/// Families that rotate as LLaMA does: half-split over the whole head, theta 10,000 where the file names none.
+/// Families that rotate as `LLaMA` does: half-split over the whole head, theta 10,000 where the file names none.
 const FAMILIES: [&str; 5] = ["llama", "mistral", "mixtral", "qwen2", "qwen3"];
 
-/// What a model's file says of its RoPE.
+/// What a model's file says of its `RoPE`.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ModelRope {
@@ -61,10 +61,12 @@ pub fn read_config(text: &str) -> Result<ModelRope> {
         (Some(value), _) => Some(object("rope_parameters", value)?),
     };
     let either = |key: &'static str| -> Result<Option<f64>> {
-        Ok(match nested.map(|nested| number(nested, key)).transpose()? {
-            Some(Some(value)) => Some(value),
-            _ => number(file, key)?,
-        })
+        Ok(
+            match nested.map(|nested| number(nested, key)).transpose()? {
+                Some(Some(value)) => Some(value),
+                _ => number(file, key)?,
+            },
+        )
     };
     let theta = match (either("rope_theta")?, family) {
         (Some(theta), _) => theta,
@@ -125,7 +127,8 @@ fn head_dim(file: &Map<String, Value>) -> Result<u32> {
         return Ok(head_dim);
     }
     let hidden = whole(file, "hidden_size")?.ok_or_else(|| missing("head_dim"))?;
-    let heads = whole(file, "num_attention_heads")?.ok_or_else(|| missing("num_attention_heads"))?;
+    let heads =
+        whole(file, "num_attention_heads")?.ok_or_else(|| missing("num_attention_heads"))?;
     if heads == 0 || !hidden.is_multiple_of(heads) {
         return Err(RopeError::config(
             "num_attention_heads",
@@ -207,7 +210,8 @@ mod tests {
                 .with_scaling(Scaling::Linear { factor: 4.0 })
         );
         // 36 * 0.9 is 32.4: cut off, not rounded.
-        let partial = read_config(r#"{"head_dim": 36, "rope_theta": 1e4, "partial_rotary_factor": 0.9}"#)?;
+        let partial =
+            read_config(r#"{"head_dim": 36, "rope_theta": 1e4, "partial_rotary_factor": 0.9}"#)?;
         assert_eq!(partial.config.rotary_dim(), 32);
         Ok(())
     }
@@ -217,7 +221,10 @@ mod tests {
         for (text, expected) in [
             ("[1]", "config.json: must be an object, got [1]"),
             (r#"{"head_dim": 64}"#, "rope_theta: must be given, got none"),
-            (r#"{"model_type": "llama"}"#, "head_dim: must be given, got none"),
+            (
+                r#"{"model_type": "llama"}"#,
+                "head_dim: must be given, got none",
+            ),
             (
                 r#"{"model_type": "bert"}"#,
                 "model_type: must be one of llama, mistral, mixtral, qwen2, qwen3, got bert",

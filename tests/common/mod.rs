@@ -35,12 +35,18 @@ pub static CONTEXTS: LazyLock<Vec<GpuContext>> = LazyLock::new(|| {
 
 pub fn name(context: &GpuContext) -> String {
     let info = context.info();
-    format!("{} ({}, {} {})", info.name, info.backend, info.driver, info.driver_info)
+    format!(
+        "{} ({}, {} {})",
+        info.name, info.backend, info.driver, info.driver_info
+    )
 }
 
 /// Other contexts on the same adapters, with limits changed.
 pub fn contexts_with(change: impl Fn(&mut wgpu::Limits)) -> Vec<GpuContext> {
-    attempts_with(change).into_iter().map(Result::unwrap).collect()
+    attempts_with(change)
+        .into_iter()
+        .map(Result::unwrap)
+        .collect()
 }
 
 /// The same where some may not come to be.
@@ -48,7 +54,8 @@ pub fn attempts_with(change: impl Fn(&mut wgpu::Limits)) -> Vec<wgpu_rope::Resul
     ADAPTERS
         .iter()
         .map(|adapter| {
-            let mut limits = wgpu::Limits::downlevel_defaults().or_worse_values_from(&adapter.limits());
+            let mut limits =
+                wgpu::Limits::downlevel_defaults().or_worse_values_from(&adapter.limits());
             limits.min_storage_buffer_offset_alignment =
                 adapter.limits().min_storage_buffer_offset_alignment;
             change(&mut limits);
@@ -107,7 +114,11 @@ pub fn rotate_head(config: &RopeConfig, head: &mut [f64], turns: &[(f64, f64)]) 
 }
 
 /// The elements that belong to some head of a view, in order of batch, token, head.
-pub fn heads(layout: HeadLayout, batch: u32, tokens: u32) -> impl Iterator<Item = (u32, u32, usize)> {
+pub fn heads(
+    layout: HeadLayout,
+    batch: u32,
+    tokens: u32,
+) -> impl Iterator<Item = (u32, u32, usize)> {
     (0..batch).flat_map(move |b| {
         (0..tokens).flat_map(move |t| {
             (0..layout.heads).map(move |h| {
