@@ -1,4 +1,70 @@
-//! Rotary position embedding on wgpu.
+//! Rotary position embedding (RoPE) of Q and K, in place on wgpu buffers, with cos/sin tables that are correctly rounded and
+//! have the same bits on every backend and on the CPU.
+//!
+//! Transformers encode a token's position by rotating pairs of channels of Q and K by an angle proportional to it
+//! (Su et al., [RoFormer](https://arxiv.org/abs/2104.09864), 2021). This crate is middleware: the application owns device,
+//! queue, encoder and tensors; the crate plans, checks, makes pipelines and records two kinds of dispatches.
+//!
+//! - A **table** fill turns positions into rows of (cos, sin). It alone knows angles. It is recorded once a step, or once for all.
+//! - A **rotation** turns rows and tensors into rotated tensors, in place. It alone knows memory. It is recorded once a layer.
+//!
+//! # From a model to a recorded rotation
+//!
+//! ```text
+//! RopeConfig -> Frequencies -> CosSinTable -> bind_positions -> TableFill::record(pass) --.
+//!  what a model   f64 for each   rows on the    once a step                               v
+//!  says           pair           device
+//! RotateSpec -> RopePlan -> PreparedRope -> bind(q, k, table) -> RopeDispatch::record(pass, tokens)
+//!  layouts,      validated,   pipeline,        a bind group          once a layer
+//!  types         as data      uniform
+//! ```
+//!
+//! ```no_run
+//! use wgpu_rope::{
+//!     Angles, Direction, ElementType, Frequencies, HeadLayout, KernelOptions, Operands, Positions,
+//!     RopeConfig, RopeKernel, RopePlan, RotateSpec, wgpu,
+//! };
+//! # fn layer(device: &wgpu::Device, encoder: &mut wgpu::CommandEncoder, q: &wgpu::Buffer, k: &wgpu::Buffer,
+//! #          start: &wgpu::Buffer) -> wgpu_rope::Result<()> {
+//! // Once: q is [1, 512, 32, 128] and k [1, 512, 8, 128] in bf16, `start` holds the position of the first token (i32).
+//! let config = RopeConfig::new(128).with_theta(500_000.0);
+//! let kernel = RopeKernel::new(device, &KernelOptions::default())?;
+//! let table = kernel.table(&Frequencies::new(&config)?, 512, Angles::Exact, Direction::Forward)?;
+//! let fill = table.bind_positions(Positions::Start(start.slice(..)))?;
+//! let spec = RotateSpec::new(&config, 1, 512, HeadLayout::bshd(512, 32, 128), ElementType::Bf16)
+//!     .with_key(HeadLayout::bshd(512, 8, 128), ElementType::Bf16);
+//! let prepared = kernel.prepare(&RopePlan::new(&spec, kernel.limits())?)?;
+//! let rotation = prepared.bind(&Operands::new(q.slice(..)).with_key(k.slice(..)), &table)?;
+//!
+//! // Each step, into the application's own pass: any number of tokens up to 512.
+//! let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+//! fill.record(&mut pass, 100)?;
+//! rotation.record(&mut pass, 100)?;
+//! # Ok(()) }
+//! ```
+//!
+//! # What is promised
+//! - **Exact tables.** cos and sin are f32 values within 0.5 + 2^-37 ulp at every i32 position, computed in u32 arithmetic:
+//!   [`turns`] says how. No position is out of range.
+//! - **The same bits everywhere.** Rotations round each product and sum by itself, so results equal [`reference::rotate`] bit for bit in f32, f16 and bf16. Two things WGSL leaves open
+//!   remain so: which NaN a NaN is, and whether f32 denormals are flushed to zero. Rounding is to nearest even, which hardware
+//!   gives and WGSL does not promise; [`GpuContext::self_test`] checks a device.
+//! - **Baseline WebGPU.** No features, default limits, at most 3 storage buffers. Larger tensors are rotated in windows.
+//! - **Nothing behind the application's back.** Recording submits nothing, polls nothing, writes nothing through the queue.
+//! - **Errors, not panics.** Every fault is a [`RopeError`] naming operand, rule and value, and nothing is recorded then. Natively that includes what wgpu alone can see, such as a
+//!   buffer of another device; in a browser such reports go to the device's own error handler. Buffers of another
+//!   `wgpu::Instance` cannot be told from one's own, and wgpu itself panics on them.
+//!
+//! # Features
+//! - `wgpu` (default): everything that touches a GPU. wgpu's backends are the application's choice; `vulkan`, `metal`, `dx12`, `gles`
+//!   and `webgpu` forward to wgpu's features of these names. Without `wgpu` there are frequencies, plans as data
+//!   ([`RopePlan::dispatches`], [`TablePlan::fill`]), WGSL text ([`ROTATE_WGSL`], [`TABLE_WGSL`]) and the CPU twin: enough for any
+//!   WebGPU host to dispatch.
+//! - `huggingface`: [`config::huggingface`] reads a model's `config.json`.
+//!
+//! The crate compiles for wasm32; blocking calls exist natively only.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod config;
 #[cfg(feature = "wgpu")]
 mod context;
@@ -18,7 +84,6 @@ pub mod turns;
 pub use config::{Pairing, RopeConfig, Scaling};
 pub use error::{Result, RopeError};
 pub use frequencies::{Direction, Frequencies, Pair};
-#[cfg(feature = "wgpu")]
 pub use half;
 pub use layout::{Element, ElementType, HeadLayout};
 pub use plan::{
@@ -33,3 +98,8 @@ pub use {
     table::{CosSinTable, Positions, TableFill},
     wgpu,
 };
+
+/// The README's code, compiled and run as its readers would.
+#[cfg(all(doctest, feature = "wgpu"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,1 +1,100 @@
-fn main() {}
+//! `cargo xtask COMMAND`: each command does all of its own set-up.
+
+mod driver;
+
+use std::env;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+const USAGE: &str = "\
+cargo xtask demo    builds in release and rotates Q and K of a Llama-3.1 layer on a GPU, checked against the CPU
+cargo xtask test    everything that has to hold: format, lints, all tests on every adapter, docs, examples, benches
+
+Both install Mesa's software Vulkan driver where there is neither a GPU nor a Vulkan driver (Linux).";
+
+/// Why a command stopped.
+type Failure = String;
+
+fn main() -> ExitCode {
+    let command = env::args().nth(1);
+    let result = match command.as_deref() {
+        Some("demo") => demo(),
+        Some("test") => test(),
+        _ => Err(USAGE.to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo() -> Result<(), Failure> {
+    let build = ["--release", "--features", "huggingface"];
+    driver::ensure(&build)?;
+    cargo(
+        &[
+            &["run", "--quiet"],
+            &build[..],
+            &["--example", "quickstart"],
+        ]
+        .concat(),
+    )
+}
+
+fn test() -> Result<(), Failure> {
+    cargo(&["fmt", "--all", "--check"])?;
+    // Both forms of the crate, warnings as errors; the form without wgpu as its users build it, without dev-dependencies.
+    let deny = ["--", "--deny", "warnings"];
+    cargo(
+        &[
+            &["clippy", "--workspace", "--all-targets", "--all-features"],
+            &deny[..],
+        ]
+        .concat(),
+    )?;
+    cargo(&[&["clippy", "--lib", "--no-default-features"], &deny[..]].concat())?;
+    driver::ensure(&["--all-features"])?;
+    cargo(&["run", "--quiet", "--all-features", "--example", "adapters"])?;
+    // Library, integration tests, examples and doctests; benches are run once each.
+    cargo(&[
+        "test",
+        "--workspace",
+        "--all-features",
+        "--lib",
+        "--bins",
+        "--tests",
+        "--examples",
+    ])?;
+    cargo(&["test", "--all-features", "--doc"])?;
+    cargo(&["test", "--no-default-features", "--lib", "--tests"])?;
+    cargo(&["test", "--all-features", "--bench", "rope"])?;
+    documentation()
+}
+
+fn documentation() -> Result<(), Failure> {
+    run(Command::new(env!("CARGO"))
+        .args(["doc", "--no-deps", "--all-features"])
+        .env("RUSTDOCFLAGS", "--deny warnings"))
+}
+
+fn cargo(arguments: &[&str]) -> Result<(), Failure> {
+    run(Command::new(env!("CARGO")).args(arguments))
+}
+
+/// Runs a command in the project's folder, its output passed on.
+fn run(command: &mut Command) -> Result<(), Failure> {
+    let text = format!("{command:?}").replace('"', "");
+    let text = text.replacen(env!("CARGO"), "cargo", 1);
+    eprintln!("\n$ {text}");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."));
+    match command.current_dir(root).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{text}: {status}")),
+        Err(error) => Err(format!("{text}: {error}")),
+    }
+}

@@ -1,0 +1,138 @@
+//! A machine without a GPU and without a Vulkan driver gets Mesa's software driver from its own package manager.
+
+use std::env;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::{Failure, run};
+
+/// What has to be run, as root, to install the driver: the first manager found counts.
+const MANAGERS: [(&str, &[&[&str]]); 5] = [
+    (
+        "apt-get",
+        &[
+            &["apt-get", "update"],
+            &[
+                "apt-get",
+                "install",
+                "--yes",
+                "--no-install-recommends",
+                "libvulkan1",
+                "mesa-vulkan-drivers",
+            ],
+        ],
+    ),
+    (
+        "dnf",
+        &[&[
+            "dnf",
+            "install",
+            "--assumeyes",
+            "vulkan-loader",
+            "mesa-vulkan-drivers",
+        ]],
+    ),
+    (
+        "pacman",
+        &[&[
+            "pacman",
+            "-Sy",
+            "--noconfirm",
+            "vulkan-icd-loader",
+            "vulkan-swrast",
+        ]],
+    ),
+    (
+        "zypper",
+        &[&[
+            "zypper",
+            "--non-interactive",
+            "install",
+            "libvulkan1",
+            "libvulkan_lvp",
+        ]],
+    ),
+    (
+        "apk",
+        &[&["apk", "add", "vulkan-loader", "mesa-vulkan-swrast"]],
+    ),
+];
+
+/// Sees to it that there is an adapter. `build` is what the caller passes to cargo anyway, so that nothing is built twice.
+pub(crate) fn ensure(build: &[&str]) -> Result<(), Failure> {
+    match probe(build)?.as_str() {
+        "gpu" | "software" => return Ok(()),
+        "none" => {}
+        other => return Err(format!("the probe of the adapters printed {other:?}")),
+    }
+    if !cfg!(target_os = "linux") {
+        return Err(
+            "No adapter was found. A GPU driver with Vulkan, Metal or DX12 is needed.".to_owned(),
+        );
+    }
+    eprintln!(
+        "There is neither a GPU nor a Vulkan driver here: Mesa's software driver will be installed."
+    );
+    install()?;
+    match probe(build)?.as_str() {
+        "none" => Err("The driver was installed, but there is still no Vulkan adapter.".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+/// Asks the library itself, through its own example, what it finds: `gpu`, `software` or `none`.
+fn probe(build: &[&str]) -> Result<String, Failure> {
+    eprintln!("Looking for adapters (the first build takes some minutes)");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."));
+    let output = Command::new(env!("CARGO"))
+        .args(["run", "--quiet"])
+        .args(build)
+        .args(["--example", "adapters", "--", "--probe"])
+        .current_dir(root)
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("cargo run --example adapters: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("cargo run --example adapters: {}", output.status));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn install() -> Result<(), Failure> {
+    let Some((_, commands)) = MANAGERS.iter().find(|(manager, _)| is_on_path(manager)) else {
+        return Err("No known package manager was found. Install Mesa's software Vulkan driver (lavapipe) and its loader.".to_owned());
+    };
+    let all = commands
+        .iter()
+        .map(|command| command.join(" "))
+        .collect::<Vec<_>>()
+        .join(" && ");
+    if !is_root() {
+        return Err(format!(
+            "Installing it takes root's rights. Run this, then the same command again:\n\n    sudo sh -c '{all}'\n"
+        ));
+    }
+    for command in *commands {
+        let Some((program, arguments)) = command.split_first() else {
+            continue;
+        };
+        run(Command::new(program)
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive"))?;
+    }
+    Ok(())
+}
+
+fn is_on_path(program: &str) -> bool {
+    env::var_os("PATH")
+        .is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(program).is_file()))
+}
+
+fn is_root() -> bool {
+    Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
