@@ -95,14 +95,9 @@ fn layer(
     let positions: Vec<i32> = (0..TOKENS.try_into()?).collect();
     let mut error = 0.0_f64;
     for (made, before, heads) in [(&gpu_query, &query, HEADS), (&gpu_key, &key, KV_HEADS)] {
-        let truth = reference::rotate_f64(
-            &spec,
-            frequencies,
-            &positions,
-            Direction::Forward,
-            layout(heads),
-            before,
-        )?;
+        let alone = RotateSpec::new(config, 1, TOKENS, layout(heads), ElementType::F32);
+        let truth =
+            reference::rotate_f64(&alone, frequencies, &positions, Direction::Forward, before)?;
         error = made
             .iter()
             .zip(&truth)

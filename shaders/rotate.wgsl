@@ -18,15 +18,14 @@
 //   ELEMENT      0 f32; two to a word: 1 f16, 2 bf16
 //   INTERLEAVED  pair k is channels (2k, 2k + 1), else (k, k + PAIRS)
 //   QUERY_HEADS, KEY_HEADS  heads that an invocation rotates with one load of cos and sin, 1 to 8, divisors of the counts
-//   FOLD         whether the grid is folded because one of its dimensions is past the limit
 //
 // Entry points: what an invocation owns of each of its heads, and from how many bindings
 //   quads_one, quads_two  twice 16 bytes: 4 pairs of f32, 8 of 16-bit types
 //   words_one, words_two  two words: 1 pair of f32, 2 of 16-bit types
 //   heads_one             all: 16-bit pairs that share words with their neighbours
 //
-// Grid: x = workgroups across (group of heads, lane), y = tokens, exactly, z = batch; folded: any shape with at least as
-// many workgroups. Every word is owned by one invocation, so nothing is read after another invocation wrote it.
+// Grid: x = workgroups across (group of heads, lane), y = tokens, exactly, z = batch.
+// Every word is owned by one invocation, so nothing is read after another invocation wrote it.
 // Tail: invocations past the last group, token or batch entry load and store nothing.
 
 override WORKGROUP: u32 = 64u;
@@ -36,7 +35,6 @@ override ELEMENT: u32 = 0u;
 override INTERLEAVED: bool = false;
 override QUERY_HEADS: u32 = 1u;
 override KEY_HEADS: u32 = 1u;
-override FOLD: bool = false;
 
 const F32: u32 = 0u;
 const F16: u32 = 1u;
@@ -68,11 +66,8 @@ struct Params {
     zero: u32,
     tokens: u32,
     batch: u32,
-    /// Workgroups across a token.
-    across: u32,
-    unused: u32,
-    /// Folded grid: its x and y.
-    fold: vec4<u32>,
+    unused_0: u32,
+    unused_1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -93,14 +88,8 @@ struct Place {
 }
 
 fn place(workgroup: vec3<u32>, local: u32) -> Place {
-    var at = workgroup;
-    if (FOLD) {
-        let linear = (workgroup.z * params.fold.y + workgroup.y) * params.fold.x + workgroup.x;
-        let slice = linear / params.across;
-        at = vec3(linear % params.across, slice % params.tokens, slice / params.tokens);
-    }
-    let item = at.x * WORKGROUP + local;
-    return Place(item % LANES, item / LANES, at.y, at.z);
+    let item = workgroup.x * WORKGROUP + local;
+    return Place(item % LANES, item / LANES, workgroup.y, workgroup.z);
 }
 
 fn is_inside(at: Place) -> bool {

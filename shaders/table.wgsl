@@ -13,7 +13,7 @@
 //   WORKGROUP    invocations along x, one per pair
 //   SCALED       whether the factor is anything but 1 or -1 (turns.wgsl)
 //
-// Grid: x = workgroups across the pairs, y = rows, exactly; rows past the limit of a dimension go on along z.
+// Grid: x = workgroups across the pairs, y = rows, exactly.
 // Tail: invocations past the last pair or the last row write nothing.
 
 override WORKGROUP: u32 = 64u;
@@ -31,8 +31,8 @@ struct Params {
     start: i32,
     /// Index of the first listed position in its binding.
     first: u32,
-    /// Rows of one step along z.
-    layer: u32,
+    /// Row of the first workgroups along y.
+    first_row: u32,
     unused: u32,
     factor: TableFactor,
 }
@@ -52,7 +52,7 @@ struct Pair {
 
 /// (pair, row) of an invocation.
 fn place(workgroup: vec3<u32>, local: u32) -> vec2<u32> {
-    return vec2(workgroup.x * WORKGROUP + local, workgroup.z * params.layer + workgroup.y);
+    return vec2(workgroup.x * WORKGROUP + local, params.first_row + workgroup.y);
 }
 
 fn fill(at: vec2<u32>, position: i32) {

@@ -1,4 +1,4 @@
-//! What a model says about its `RoPE`: dimensions, theta, pairing, window, scaling.
+//! What a model says about its RoPE: dimensions, theta, pairing, window, scaling.
 
 #[cfg(feature = "huggingface")]
 #[cfg_attr(docsrs, doc(cfg(feature = "huggingface")))]
@@ -24,10 +24,10 @@ pub(crate) const MAX_HEAD_DIM: u32 = 65_536;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Pairing {
-    /// Pair k is channels (k, k + r/2): `LLaMA` and most others in the Hugging Face layout, GPT-NeoX.
+    /// Pair k is channels (k, k + r/2): LLaMA and most others in the Hugging Face layout, GPT-NeoX.
     #[default]
     HalfSplit,
-    /// Pair k is channels (2k, 2k + 1): GPT-J, `RoFormer`, Cohere, `LLaMA` in its original layout and in GGUF.
+    /// Pair k is channels (2k, 2k + 1): GPT-J, RoFormer, Cohere, LLaMA in its original layout and in GGUF.
     Interleaved,
 }
 
@@ -35,7 +35,7 @@ pub enum Pairing {
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Scaling {
-    /// `theta^(-2k/r)` as it is (Su et al., `RoFormer`, arXiv:2104.09864, section 3.2.2).
+    /// `theta^(-2k/r)` as it is (Su et al., RoFormer, arXiv:2104.09864, section 3.2.2).
     #[default]
     None,
     /// All frequencies divided by `factor`: position interpolation (Chen et al., arXiv:2306.15595).
@@ -58,11 +58,11 @@ pub enum Scaling {
     },
 }
 
-/// The `RoPE` of one kind of layer.
+/// The RoPE of one kind of layer.
 ///
 /// Made with [`RopeConfig::new`] and changed with the `with_` methods; nothing is checked until
 /// [`RopeConfig::validate`], which [`Frequencies::new`](crate::Frequencies::new) and
-/// [`RotateSpec::new`](crate::RotateSpec::new) call.
+/// [`RopePlan::new`](crate::RopePlan::new) call.
 ///
 /// ```
 /// use wgpu_rope::{Frequencies, Pairing, RopeConfig, Scaling};
@@ -123,7 +123,7 @@ impl RopeConfig {
         Self { rotary_dim, ..self }
     }
 
-    /// The first channel of the rotary window inside the head (0 for nearly all models; 448 of 512 for `DeepSeek` V4).
+    /// The first channel of the rotary window inside the head (0 for nearly all models; 448 of 512 for DeepSeek V4).
     #[must_use]
     pub fn with_rotary_offset(self, rotary_offset: u32) -> Self {
         Self {
@@ -189,11 +189,11 @@ impl RopeConfig {
         self.attention_factor
     }
 
-    /// Checks every value.
+    /// Checks every value by itself.
     ///
     /// # Errors
-    /// [`RopeError::Config`] or [`RopeError::Layout`], naming the value: an odd or empty rotary dimension, a window
-    /// outside the head, a theta or scaling parameter that is not a positive finite number.
+    /// [`RopeError::Config`] naming the value: an odd or empty rotary dimension, a window outside the head, a theta or
+    /// scaling parameter that is not a positive finite number, an attention factor that is 0 or not finite.
     pub fn validate(&self) -> Result<()> {
         if self.head_dim == 0 || self.head_dim > MAX_HEAD_DIM {
             return Err(RopeError::config(
@@ -218,6 +218,13 @@ impl RopeConfig {
             ));
         }
         positive("theta", self.theta)?;
+        if !self.attention_factor.is_finite() || self.attention_factor == 0.0 {
+            return Err(RopeError::config(
+                "attention_factor",
+                "must be a finite number other than 0",
+                self.attention_factor,
+            ));
+        }
         match self.scaling {
             Scaling::None => Ok(()),
             Scaling::Linear { factor } => positive("scaling factor", factor),

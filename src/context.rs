@@ -11,7 +11,7 @@ use crate::layout::{Element, HeadLayout};
 use crate::plan::{Angles, RopePlan, RotateSpec};
 use crate::reference;
 use crate::table::Positions;
-use crate::{Pair, RopeConfig};
+use crate::{Pair, Pairing, RopeConfig};
 
 const INSTALL: &str = "a GPU driver with Vulkan, Metal or DX12 is needed; without a GPU, Mesa's software driver serves \
     (Debian and Ubuntu: apt-get install mesa-vulkan-drivers, Fedora: dnf install mesa-vulkan-drivers, Arch: pacman -S vulkan-swrast)";
@@ -56,8 +56,9 @@ impl GpuContext {
             return Vec::new();
         }
         let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-        // Validation layers are the business of who debugs a backend, not of a tool's users.
-        descriptor.flags = wgpu::InstanceFlags::empty();
+        // Validation layers are the business of who debugs a backend, not of a tool's users; of what wgpu checks by
+        // itself nothing is left out.
+        descriptor.flags = wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL;
         descriptor.backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::all());
         let backends = descriptor.backends;
         let instance = wgpu::Instance::new(descriptor);
@@ -267,7 +268,7 @@ impl GpuContext {
                 allowed,
             });
         }
-        scoped(self.device(), label, || {
+        scoped(self.device(), label, Some(size), || {
             self.device().create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
                 size,
@@ -294,8 +295,8 @@ impl GpuContext {
             });
             record(&mut pass)?;
         }
-        let commands = scoped(self.device(), "pass", || encoder.finish())?;
-        scoped(self.device(), "submission", || {
+        let commands = scoped(self.device(), "pass", None, || encoder.finish())?;
+        scoped(self.device(), "submission", None, || {
             self.queue.submit([commands])
         })?;
         self.check()
@@ -339,16 +340,18 @@ impl GpuContext {
         let bytes = count
             .checked_mul(size_of::<T>())
             .ok_or_else(|| RopeError::overflow(operand, "bytes must fit usize"))?;
-        let size = (bytes as u64).next_multiple_of(4);
+        if bytes == 0 {
+            return Ok(vec![T::zeroed(); count]);
+        }
+        let size = (bytes as u64)
+            .checked_next_multiple_of(4)
+            .ok_or_else(|| RopeError::overflow(operand, "bytes must fit u64"))?;
         if buffer.size() < size || !buffer.usage().contains(wgpu::BufferUsages::COPY_SRC) {
             return Err(RopeError::buffer(
                 operand,
                 format!("must hold {size} bytes and have the usage COPY_SRC"),
                 format!("{} bytes, {:?}", buffer.size(), buffer.usage()),
             ));
-        }
-        if count == 0 {
-            return Ok(Vec::new());
         }
         let staging = self.buffer(
             "wgpu-rope read-back",
@@ -361,8 +364,10 @@ impl GpuContext {
                 label: Some("wgpu-rope read-back"),
             });
         encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
-        let commands = scoped(self.device(), operand, || encoder.finish())?;
-        scoped(self.device(), operand, || self.queue.submit([commands]))?;
+        let commands = scoped(self.device(), operand, None, || encoder.finish())?;
+        scoped(self.device(), operand, None, || {
+            self.queue.submit([commands])
+        })?;
         let (sender, receiver) = futures_intrusive::channel::shared::oneshot_channel();
         staging.map_async(wgpu::MapMode::Read, .., move |result| {
             // The receiver is gone only where nobody waits for the answer.
@@ -467,8 +472,9 @@ impl GpuContext {
     }
 
     /// Makes 1,088 table entries on the device (frequencies of both signs from 2^-64 to 2^16, positions up to the ends of i32,
-    /// an attention factor) and rotates tensors of every element type, and compares all bits with the CPU's. An
-    /// application can call it at start-up; it takes milliseconds.
+    /// an attention factor) and rotates Q and K of every element type, half-split by 16 bytes and interleaved by words, and
+    /// compares all bits with the CPU's. An application can call it at start-up: it takes as long as the driver needs to
+    /// compile seven pipelines.
     ///
     /// # Errors
     /// [`RopeError`] where something could not be made or run; differing bits are in the result.
@@ -530,6 +536,8 @@ impl GpuContext {
         Ok(found)
     }
 
+    /// Rotates Q and K with the rows of the self-test's table: whole heads by 16 bytes, half-split; and a window of interleaved
+    /// pairs that starts off them, by words or, in 16 bits, by heads.
     async fn self_test_rotation<T: Element>(
         &self,
         frequencies: &Frequencies,
@@ -538,34 +546,45 @@ impl GpuContext {
         found: &mut SelfTest,
     ) -> Result<()> {
         let tokens = u32::try_from(positions.len()).unwrap_or(0);
-        let config = RopeConfig::new(128);
-        let layout = HeadLayout::bshd(tokens, 2, 128);
-        let spec = RotateSpec::new(&config, 1, tokens, layout, T::TYPE);
         let mut state = 1_u32;
-        let mut expected: Vec<T> = (0..positions.len() * 256)
-            .map(|_| {
+        let mut noise = |layout: HeadLayout| -> Result<Vec<T>> {
+            let mut next = || {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                // 2^-4 to 2^4, both signs: no result is denormal in any type.
+                // 2^-4 to 2^-2, both signs: no result is denormal in any type.
                 T::narrow(f32::from_bits((state & 0x80ff_ffff) | 0x3d80_0000))
-            })
-            .collect();
-        let mut rotated = expected.clone();
-        reference::rotate(&spec, rows, &mut expected, None)?;
-        self.rotate(
-            &spec,
-            frequencies,
-            positions,
-            Direction::Forward,
-            &mut rotated,
-            None,
-        )
-        .await?;
-        found.channels += expected.len();
-        found.channel_differences += expected
-            .iter()
-            .zip(&rotated)
-            .filter(|(a, b)| bytemuck::bytes_of(*a) != bytemuck::bytes_of(*b))
-            .count();
+            };
+            Ok((0..layout.end(1, tokens)?).map(|_| next()).collect())
+        };
+        let whole = RopeConfig::new(128);
+        let window = RopeConfig::new(134)
+            .with_rotary_dim(128)
+            .with_rotary_offset(3)
+            .with_pairing(Pairing::Interleaved);
+        for config in [whole, window] {
+            let layout = |heads| HeadLayout::bshd(tokens, heads, config.head_dim());
+            let spec = RotateSpec::new(&config, 1, tokens, layout(2), T::TYPE)
+                .with_key(layout(1), T::TYPE);
+            let (mut query, mut key) = (noise(layout(2))?, noise(layout(1))?);
+            let (mut expected_query, mut expected_key) = (query.clone(), key.clone());
+            reference::rotate(&spec, rows, &mut expected_query, Some(&mut expected_key))?;
+            self.rotate(
+                &spec,
+                frequencies,
+                positions,
+                Direction::Forward,
+                &mut query,
+                Some(&mut key),
+            )
+            .await?;
+            for (made, expected) in [(&query, &expected_query), (&key, &expected_key)] {
+                found.channels += expected.len();
+                found.channel_differences += made
+                    .iter()
+                    .zip(expected)
+                    .filter(|(a, b)| bytemuck::bytes_of(*a) != bytemuck::bytes_of(*b))
+                    .count();
+            }
+        }
         Ok(())
     }
 

@@ -1,11 +1,10 @@
 //! From a plan to recorded dispatches: `PreparedRope`, `RopeDispatch`.
 
 use std::collections::HashMap;
-use std::num::NonZero;
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Result, RopeError};
-use crate::kernel::{Pipeline, RopeKernel, lock, scoped};
+use crate::kernel::{Pipeline, RopeKernel, Step, lock};
 use crate::plan::{Placement, PlannedDispatch, Resource, RopePlan};
 use crate::table::CosSinTable;
 
@@ -48,31 +47,26 @@ pub struct PreparedRope {
     shared: Arc<Shared>,
 }
 
+/// The dispatches of a placement.
+type Pipelines = Arc<[(PlannedDispatch, Pipeline)]>;
+
 #[derive(Debug)]
 struct Shared {
     kernel: RopeKernel,
     plan: RopePlan,
     /// What each placement takes, byte ranges relative to the aligned starts of the operands.
-    placements: Mutex<HashMap<Placement, Arc<[Step]>>>,
-}
-
-#[derive(Debug)]
-struct Step {
-    planned: PlannedDispatch,
-    pipeline: Pipeline,
+    placements: Mutex<HashMap<Placement, Pipelines>>,
 }
 
 impl PreparedRope {
-    pub(crate) fn new(kernel: &RopeKernel, plan: &RopePlan) -> Result<Self> {
-        let prepared = Self {
+    pub(crate) fn new(kernel: &RopeKernel, plan: &RopePlan) -> Self {
+        Self {
             shared: Arc::new(Shared {
                 kernel: kernel.clone(),
                 plan: plan.clone(),
                 placements: Mutex::default(),
             }),
-        };
-        prepared.steps(Placement::default())?;
-        Ok(prepared)
+        }
     }
 
     /// What was planned.
@@ -81,25 +75,25 @@ impl PreparedRope {
         &self.shared.plan
     }
 
-    fn steps(&self, placement: Placement) -> Result<Arc<[Step]>> {
-        if let Some(steps) = lock(&self.shared.placements).get(&placement) {
-            return Ok(steps.clone());
+    fn pipelines(&self, placement: Placement) -> Result<Pipelines> {
+        if let Some(known) = lock(&self.shared.placements).get(&placement) {
+            return Ok(known.clone());
         }
-        let steps: Arc<[Step]> = self
+        let made: Pipelines = self
             .plan()
             .dispatches(placement)?
             .into_iter()
             .map(|planned| {
                 let pipeline = self.shared.kernel.rotate_pipeline(&planned)?;
-                Ok(Step { planned, pipeline })
+                Ok((planned, pipeline))
             })
             .collect::<Result<_>>()?;
         let mut placements = lock(&self.shared.placements);
         if placements.len() >= KEPT_PLACEMENTS {
             placements.clear();
         }
-        placements.insert(placement, steps.clone());
-        Ok(steps)
+        placements.insert(placement, made.clone());
+        Ok(made)
     }
 
     /// Binds tensors and a table: a bind group for each dispatch, and nothing else where operands lie as others before did
@@ -172,50 +166,19 @@ impl PreparedRope {
         } else {
             (aligned(query.offset()), aligned(key.offset()))
         };
-        let steps = self.steps(Placement {
+        let pipelines = self.pipelines(Placement {
             query: query.offset() - query_base,
-            key: if operands.key.is_some() {
-                key.offset() - key_base
-            } else {
-                0
-            },
+            key: operands.key.map_or(0, |key| key.offset() - key_base),
             shared,
         })?;
-        let steps = steps
+        let steps = pipelines
             .iter()
-            .map(|step| {
-                let entries: Vec<_> = step
-                    .planned
-                    .bindings
-                    .iter()
-                    .map(|bound| {
-                        let (buffer, base) = match bound.resource {
-                            Resource::Uniform => (&step.pipeline.uniform, 0),
-                            Resource::Query => (query.buffer(), query_base),
-                            Resource::Key => (key.buffer(), key_base),
-                            _ => (table.buffer(), 0),
-                        };
-                        wgpu::BindGroupEntry {
-                            binding: bound.binding,
-                            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                                buffer,
-                                offset: base + bound.bytes.start,
-                                size: NonZero::new(bound.bytes.end - bound.bytes.start),
-                            }),
-                        }
-                    })
-                    .collect();
-                let bind_group = scoped(device, "operands", || {
-                    device.create_bind_group(&wgpu::BindGroupDescriptor {
-                        label: Some("wgpu-rope rotate"),
-                        layout: &step.pipeline.layout,
-                        entries: &entries,
-                    })
-                })?;
-                Ok(BoundStep {
-                    planned: step.planned.clone(),
-                    pipeline: step.pipeline.pipeline.clone(),
-                    bind_group,
+            .map(|(planned, pipeline)| {
+                let kernel = &self.shared.kernel;
+                kernel.bind("operands", planned, pipeline, |resource| match resource {
+                    Resource::Query => (query.buffer(), query_base),
+                    Resource::Key => (key.buffer(), key_base),
+                    _ => (table.buffer(), 0),
                 })
             })
             .collect::<Result<_>>()?;
@@ -243,14 +206,7 @@ struct Bound {
     plan: RopePlan,
     table: CosSinTable,
     tensors: [wgpu::Buffer; 2],
-    steps: Vec<BoundStep>,
-}
-
-#[derive(Debug)]
-struct BoundStep {
-    planned: PlannedDispatch,
-    pipeline: wgpu::ComputePipeline,
-    bind_group: wgpu::BindGroup,
+    steps: Vec<Step>,
 }
 
 impl RopeDispatch {
@@ -261,41 +217,59 @@ impl RopeDispatch {
         self.shared.steps.len()
     }
 
+    /// What was planned.
+    #[must_use]
+    pub fn plan(&self) -> &RopePlan {
+        &self.shared.plan
+    }
+
+    /// The workgroups that rotate `tokens` tokens of each batch entry: the arguments of an indirect dispatch of these very tensors (they depend
+    /// on where the tensors lie).
+    ///
+    /// # Errors
+    /// [`RopeError::Count`] for more tokens than planned, or where the rotation takes several dispatches.
+    pub fn workgroups(&self, tokens: u32) -> Result<[u32; 3]> {
+        self.shared.plan.check_tokens(tokens)?;
+        Ok(self.only()?.workgroups(tokens))
+    }
+
+    fn only(&self) -> Result<&Step> {
+        match self.shared.steps.as_slice() {
+            [only] => Ok(only),
+            several => Err(RopeError::Count {
+                operand: "dispatches",
+                rule: "must be one for indirect arguments".into(),
+                got: several.len() as u64,
+            }),
+        }
+    }
+
     /// Records the rotation, in place, of the first `tokens` tokens of each batch entry. Sets pipeline and bind group 0 of
     /// the pass; nothing is submitted, polled, written or allocated beyond what wgpu's own three calls do.
     ///
     /// # Errors
     /// Nothing is recorded and
-    /// - [`RopeError::Count`] says that more tokens are asked for than planned, or fewer where the grid had to be folded;
-    /// - [`RopeError::Table`] that no recorded fill has made all rows these tokens read.
+    /// - [`RopeError::Count`] says that more tokens are asked for than planned;
+    /// - [`RopeError::Table`] that the fills recorded so far do not make all rows these tokens read. A fill counts when it is
+    ///   recorded; that it also runs, and first, is up to who submits.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) -> Result<()> {
-        let Bound { plan, steps, .. } = &*self.shared;
-        plan.check_tokens(tokens)?;
+        self.shared.plan.check_tokens(tokens)?;
         self.check_filled(tokens)?;
-        if steps.iter().any(|step| step.planned.is_folded()) {
-            for step in steps {
-                step.planned.workgroups(tokens)?;
-            }
-        }
-        for step in steps {
-            let [x, y, z] = step.planned.workgroups(tokens)?;
-            if y > 0 {
-                pass.set_pipeline(&step.pipeline);
-                pass.set_bind_group(0, &step.bind_group, &[]);
-                pass.dispatch_workgroups(x, y, z);
-            }
+        for step in &self.shared.steps {
+            step.record(pass, tokens);
         }
         Ok(())
     }
 
     /// Records the rotation with its workgroup counts in a buffer: three u32 at byte `offset`, as
-    /// [`RopePlan::workgroups`] gives them. Counts beyond the plan rotate what is planned and nothing else.
+    /// [`RopeDispatch::workgroups`] gives them. Counts beyond the plan rotate what is planned and nothing else.
     ///
     /// # Errors
     /// Nothing is recorded and
-    /// - [`RopeError::Buffer`] says that the buffer has not the usage `INDIRECT`, that `offset` is not a multiple of 4 or that the arguments do not fit;
-    /// - [`RopeError::Count`] that the rotation takes several dispatches or a folded grid;
-    /// - [`RopeError::Table`] that no recorded fill has made all planned rows.
+    /// - [`RopeError::Buffer`] says that the buffer has not the usage `INDIRECT`, that `offset` is not a multiple of 4, that the arguments
+    ///   do not fit, or that they are in the buffer of a tensor;
+    /// - [`RopeError::Count`] that the rotation takes several dispatches;
+    /// - [`RopeError::Table`] that the fills recorded so far do not make all planned rows (how many are read is in the buffer).
     pub fn record_indirect(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
@@ -335,19 +309,8 @@ impl RopeDispatch {
             ));
         }
         self.check_filled(self.shared.plan.spec().tokens())?;
-        match self.shared.steps.as_slice() {
-            [only] if !only.planned.is_folded() => {
-                pass.set_pipeline(&only.pipeline);
-                pass.set_bind_group(0, &only.bind_group, &[]);
-                pass.dispatch_workgroups_indirect(arguments, offset);
-                Ok(())
-            }
-            several => Err(RopeError::Count {
-                operand: "dispatches",
-                rule: "must be one, with a grid that is not folded, for indirect arguments".into(),
-                got: several.len() as u64,
-            }),
-        }
+        self.only()?.record_indirect(pass, arguments, offset);
+        Ok(())
     }
 
     fn check_filled(&self, tokens: u32) -> Result<()> {

@@ -87,7 +87,7 @@ pub enum RopeError {
         /// The object.
         operand: &'static str,
         /// Its size in bytes, where it has one.
-        bytes: u64,
+        bytes: Option<u64>,
     },
 }
 
@@ -165,9 +165,14 @@ impl fmt::Display for RopeError {
             Self::Overflow { operand, rule } => write!(f, "{operand}: {rule}, got an overflow"),
             Self::NoAdapter(text) => f.write_str(text),
             Self::Device { operand, message } => write!(f, "{operand}: wgpu reports: {message}"),
-            Self::OutOfMemory { operand, bytes } => {
-                write!(f, "{operand}: the device has no memory for {bytes} bytes")
-            }
+            Self::OutOfMemory {
+                operand,
+                bytes: Some(bytes),
+            } => write!(f, "{operand}: the device has no memory for {bytes} bytes"),
+            Self::OutOfMemory {
+                operand,
+                bytes: None,
+            } => write!(f, "{operand}: the device has no memory for it"),
         }
     }
 }

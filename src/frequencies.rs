@@ -11,7 +11,7 @@ use crate::turns::{TableFactor, TurnRate};
 pub struct Pair {
     /// Radians per position: 0, or of a magnitude from 2^-64 to 2^16, of either sign.
     pub inv_freq: f64,
-    /// Which row of positions it reads: 0 for text.
+    /// Which row of positions it reads. Tables have one row of positions so far, so it has to be 0.
     pub axis: u32,
 }
 
@@ -64,7 +64,7 @@ impl Frequencies {
     /// Frequencies that are given: learned, or of a rule this crate has no name for.
     ///
     /// # Errors
-    /// [`RopeError::Config`] where there is no pair, a frequency is outside the range of [`Pair`], or the attention factor
+    /// [`RopeError::Config`] where there is no pair, a frequency or axis is outside the range of [`Pair`], or the attention factor
     /// or its reciprocal, rounded to f32, is not of a magnitude from 2^-24 to 2^24.
     pub fn from_pairs(
         pairs: impl IntoIterator<Item = Pair>,
@@ -76,6 +76,9 @@ impl Frequencies {
         }
         for pair in &pairs {
             TurnRate::new(pair.inv_freq)?;
+            if pair.axis != 0 {
+                return Err(RopeError::config("axis", "must be 0", pair.axis));
+            }
         }
         let frequencies = Self {
             pairs,

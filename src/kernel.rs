@@ -1,6 +1,7 @@
 //! `RopeKernel`: the pipelines of one device. Tables and prepared rotations are made from it.
 
 use std::collections::HashMap;
+use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::dispatch::PreparedRope;
@@ -17,7 +18,7 @@ use crate::table::CosSinTable;
 #[non_exhaustive]
 pub struct KernelOptions {
     /// A pipeline cache of the device, for drivers that keep none of their own (Vulkan on Android, mostly).
-    pub pipeline_cache: Option<wgpu::PipelineCache>,
+    pipeline_cache: Option<wgpu::PipelineCache>,
 }
 
 /// The shaders of this crate on one device, and the pipelines made of them so far.
@@ -55,9 +56,55 @@ struct PipelineKey {
 /// A pipeline with what its bind groups are made from.
 #[derive(Debug, Clone)]
 pub(crate) struct Pipeline {
-    pub(crate) pipeline: wgpu::ComputePipeline,
-    pub(crate) layout: wgpu::BindGroupLayout,
-    pub(crate) uniform: wgpu::Buffer,
+    pipeline: wgpu::ComputePipeline,
+    layout: wgpu::BindGroupLayout,
+    uniform: wgpu::Buffer,
+}
+
+/// A dispatch with everything that recording it takes.
+#[derive(Debug)]
+pub(crate) struct Step {
+    planned: PlannedDispatch,
+    pipeline: wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+}
+
+impl Step {
+    /// Records what of the first `count` tokens or rows is this dispatch's own.
+    pub(crate) fn record(&self, pass: &mut wgpu::ComputePass<'_>, count: u32) {
+        let [x, y, z] = self.planned.workgroups(count);
+        if y > 0 {
+            pass.set_pipeline(&self.pipeline);
+            pass.set_bind_group(0, &self.bind_group, &[]);
+            pass.dispatch_workgroups(x, y, z);
+        }
+    }
+
+    /// Records it with its workgroup counts in a buffer.
+    pub(crate) fn record_indirect(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        arguments: &wgpu::Buffer,
+        offset: u64,
+    ) {
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups_indirect(arguments, offset);
+    }
+
+    pub(crate) fn workgroups(&self, count: u32) -> [u32; 3] {
+        self.planned.workgroups(count)
+    }
+}
+
+impl KernelOptions {
+    /// With a pipeline cache of the device.
+    #[must_use]
+    pub fn with_pipeline_cache(self, cache: wgpu::PipelineCache) -> Self {
+        Self {
+            pipeline_cache: Some(cache),
+        }
+    }
 }
 
 impl RopeKernel {
@@ -133,7 +180,7 @@ impl RopeKernel {
                 .min(limits.max_compute_workgroup_size_x),
             cpu: device.adapter_info().device_type == wgpu::DeviceType::Cpu,
         };
-        let (rotate, table) = scoped(&device, "kernel", || {
+        let (rotate, table) = scoped(&device, "kernel", None, || {
             use Resource::{Key, Pairs, Positions, Query, Rows, Uniform};
             (
                 Stage::new(
@@ -193,15 +240,38 @@ impl RopeKernel {
         CosSinTable::new(self, plan)
     }
 
-    /// Makes what all bindings of a plan share: the pipeline and the uniform buffer for tensors that start on the device's
-    /// storage alignment, each in a buffer of its own. Other placements are added when they are first bound.
+    /// Takes a plan for its tensors to be bound to. Pipelines and uniform buffers are made once for each way that tensors lie relative to
+    /// the storage alignment, when the first are bound so; [`RopeKernel::warm`] compiles the pipelines before.
     ///
     /// # Errors
-    /// [`RopeError::Limit`] where the plan was made for limits that this device does not have; [`RopeError::Device`] or
-    /// [`RopeError::OutOfMemory`] where wgpu cannot make an object.
+    /// [`RopeError::Limit`] where the plan was made for limits that this device does not have.
     pub fn prepare(&self, plan: &RopePlan) -> Result<PreparedRope> {
+        self.check_limits(plan)?;
+        Ok(PreparedRope::new(self, plan))
+    }
+
+    /// Compiles the pipelines of plans now, so that no binding waits for the driver's compiler. Which pipeline it is depends on
+    /// where tensors lie: whether query and key share a buffer, and whether they start on 16 bytes. (A table's pipeline is
+    /// compiled by [`CosSinTable::bind_positions`].)
+    ///
+    /// # Errors
+    /// As for [`RopeKernel::prepare`] and [`RopePlan::dispatches`]; [`RopeError::Device`] where wgpu refuses a pipeline.
+    pub fn warm<'a>(
+        &self,
+        plans: impl IntoIterator<Item = (&'a RopePlan, Placement)>,
+    ) -> Result<()> {
+        for (plan, placement) in plans {
+            self.check_limits(plan)?;
+            for dispatch in plan.dispatches(placement)? {
+                self.compile(&self.shared.rotate, &dispatch)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_limits(&self, plan: &RopePlan) -> Result<()> {
         let (planned, own) = (plan.limits(), self.limits());
-        let fits = [
+        let at_most = [
             (
                 "max_storage_buffer_binding_size",
                 planned.max_storage_buffer_binding_size,
@@ -217,8 +287,14 @@ impl RopeKernel {
                 planned.max_compute_invocations_per_workgroup.into(),
                 own.max_compute_invocations_per_workgroup.into(),
             ),
+            // The smaller the better: a plan's bindings have to start on the device's alignment.
+            (
+                "min_storage_buffer_offset_alignment",
+                own.alignment(),
+                planned.alignment(),
+            ),
         ];
-        for (limit, needed, allowed) in fits {
+        for (limit, needed, allowed) in at_most {
             if needed > allowed {
                 return Err(RopeError::Limit {
                     limit,
@@ -228,28 +304,48 @@ impl RopeKernel {
                 });
             }
         }
-        if planned.alignment() < own.alignment() {
-            return Err(RopeError::Limit {
-                limit: "min_storage_buffer_offset_alignment",
-                operand: "plan",
-                needed: planned.alignment(),
-                allowed: own.alignment(),
-            });
-        }
-        PreparedRope::new(self, plan)
+        Ok(())
     }
 
-    /// Compiles the pipelines of these plans now, so that no later call waits for the driver's compiler.
-    ///
-    /// # Errors
-    /// [`RopeError::Device`] where wgpu refuses a pipeline.
-    pub fn warm<'a>(&self, plans: impl IntoIterator<Item = &'a RopePlan>) -> Result<()> {
-        for plan in plans {
-            for dispatch in plan.dispatches(Placement::default())? {
-                self.compile(&self.shared.rotate, &dispatch)?;
-            }
-        }
-        Ok(())
+    /// Binds buffers to a planned dispatch. `buffer` gives the buffer of a resource and the byte in it that planned ranges count
+    /// from; uniforms are the pipeline's own.
+    pub(crate) fn bind<'a>(
+        &self,
+        operand: &'static str,
+        planned: &PlannedDispatch,
+        pipeline: &'a Pipeline,
+        buffer: impl Fn(Resource) -> (&'a wgpu::Buffer, u64),
+    ) -> Result<Step> {
+        let entries: Vec<_> = planned
+            .bindings
+            .iter()
+            .map(|bound| {
+                let (buffer, base) = match bound.resource {
+                    Resource::Uniform => (&pipeline.uniform, 0),
+                    other => buffer(other),
+                };
+                wgpu::BindGroupEntry {
+                    binding: bound.binding,
+                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer,
+                        offset: base + bound.bytes.start,
+                        size: NonZero::new(bound.bytes.end - bound.bytes.start),
+                    }),
+                }
+            })
+            .collect();
+        let bind_group = scoped(self.device(), operand, None, || {
+            self.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some("wgpu-rope"),
+                layout: &pipeline.layout,
+                entries: &entries,
+            })
+        })?;
+        Ok(Step {
+            planned: planned.clone(),
+            pipeline: pipeline.pipeline.clone(),
+            bind_group,
+        })
     }
 
     pub(crate) fn rotate_pipeline(&self, dispatch: &PlannedDispatch) -> Result<Pipeline> {
@@ -287,7 +383,7 @@ impl RopeKernel {
         }
         // Compiled without holding the lock: two threads may do it twice, none waits for another's compiler.
         let label = format!("wgpu-rope {}", dispatch.entry_point);
-        let pipeline = scoped(self.device(), "pipeline", || {
+        let pipeline = scoped(self.device(), "pipeline", None, || {
             self.device()
                 .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                     label: Some(&label),
@@ -313,7 +409,7 @@ impl RopeKernel {
         words: &[u32],
     ) -> Result<wgpu::Buffer> {
         let bytes: &[u8] = bytemuck::cast_slice(words);
-        let buffer = scoped(self.device(), label, || {
+        let buffer = scoped(self.device(), label, Some(bytes.len() as u64), || {
             self.device().create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
                 size: bytes.len() as u64,
@@ -401,17 +497,18 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes an object and turns what wgpu reports into an error, instead of leaving it to the application's handler.
+/// Makes an object (of so many bytes, if it has a size) and turns what wgpu reports into an error, instead of leaving it to the application's handler.
 ///
 /// In a browser the report would come later than the object; there it goes to the application's handler.
 pub(crate) fn scoped<T>(
     device: &wgpu::Device,
     operand: &'static str,
+    bytes: Option<u64>,
     make: impl FnOnce() -> T,
 ) -> Result<T> {
     #[cfg(target_arch = "wasm32")]
     {
-        let _ = (device, operand);
+        let _ = (device, operand, bytes);
         Ok(make())
     }
     #[cfg(not(target_arch = "wasm32"))]
@@ -425,7 +522,7 @@ pub(crate) fn scoped<T>(
             match pollster::block_on(scope.pop()) {
                 None => {}
                 Some(wgpu::Error::OutOfMemory { .. }) => {
-                    return Err(RopeError::OutOfMemory { operand, bytes: 0 });
+                    return Err(RopeError::OutOfMemory { operand, bytes });
                 }
                 Some(error) => {
                     return Err(RopeError::Device {

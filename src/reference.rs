@@ -6,7 +6,7 @@
 use crate::config::Pairing;
 use crate::error::{Result, RopeError};
 use crate::frequencies::{Direction, Frequencies};
-use crate::layout::{Element, HeadLayout};
+use crate::layout::{Element, ElementType, HeadLayout};
 use crate::plan::RotateSpec;
 use crate::turns;
 
@@ -55,8 +55,7 @@ pub fn rotate<T: Element>(
             rows.len(),
         ));
     }
-    for (operand, layout, slice) in operands(spec, query, key)? {
-        check(operand, spec, layout, slice)?;
+    for (layout, slice) in operands(spec, query, key)? {
         each_head(spec, layout, |row, at| {
             let turns = &rows[row * pairs..][..pairs];
             for (k, &[c, s]) in turns.iter().enumerate() {
@@ -70,24 +69,23 @@ pub fn rotate<T: Element>(
     Ok(())
 }
 
-/// The oracle: what the rotation of one tensor would be without any rounding but f64's. Returns the whole slice, its channels
-/// outside the rotary window converted as they are.
+/// The oracle: what the rotation of the query would be without any rounding but f64's. Returns the whole slice, its
+/// channels outside the rotary window converted as they are.
 ///
 /// The attention factor is the f64 one; angles are exact to f64 at every position (the product of position and
 /// frequency is kept in two parts).
 ///
 /// # Errors
-/// As for [`rotate`]; [`RopeError::Table`] for too few positions (one for each row).
+/// As for [`rotate`]; [`RopeError::Table`] for too few positions (one for each row) or frequencies of another number of pairs.
 pub fn rotate_f64<T: Element>(
     spec: &RotateSpec,
     frequencies: &Frequencies,
     positions: &[i32],
     direction: Direction,
-    layout: HeadLayout,
-    tensor: &[T],
+    query: &[T],
 ) -> Result<Vec<f64>> {
     spec.validate()?;
-    check("tensor", spec, layout, tensor)?;
+    let (layout, _) = check("query", spec, spec.query(), query)?;
     if frequencies.len() != pairs(spec) {
         return Err(RopeError::table(
             format!("must have {} pairs", pairs(spec)),
@@ -101,7 +99,7 @@ pub fn rotate_f64<T: Element>(
             positions.len(),
         ));
     }
-    let mut out: Vec<f64> = tensor.iter().map(|value| value.widen().into()).collect();
+    let mut out: Vec<f64> = query.iter().map(|value| value.widen().into()).collect();
     each_head(spec, layout, |row, at| {
         for (k, inv_freq) in frequencies.inv_freq().enumerate() {
             let (c, s) = exact(
@@ -163,56 +161,49 @@ fn each_head(spec: &RotateSpec, layout: HeadLayout, mut visit: impl FnMut(usize,
     }
 }
 
-fn check<T>(
+/// Checks that a slice is what was planned, and hands both back.
+fn check<T: Element, S: AsRef<[T]>>(
     operand: &'static str,
     spec: &RotateSpec,
-    layout: HeadLayout,
-    slice: &[T],
-) -> Result<()> {
+    (layout, element): (HeadLayout, ElementType),
+    slice: S,
+) -> Result<(HeadLayout, S)> {
+    if element != T::TYPE {
+        return Err(RopeError::layout(
+            operand,
+            format!("elements are planned as {element:?}"),
+            format!("{:?}", T::TYPE),
+        ));
+    }
     let end = layout.end(spec.batch(), spec.tokens())?;
-    if (slice.len() as u64) < end {
+    let elements = slice.as_ref().len();
+    if (elements as u64) < end {
         return Err(RopeError::layout(
             operand,
             format!("must have at least {end} elements"),
-            slice.len(),
+            elements,
         ));
     }
-    Ok(())
+    Ok((layout, slice))
 }
 
-/// The operands that are there, each with its layout.
+/// The operands that are there, all checked, each with its layout.
 fn operands<'a, T: Element>(
     spec: &RotateSpec,
     query: &'a mut [T],
     key: Option<&'a mut [T]>,
-) -> Result<Vec<(&'static str, HeadLayout, &'a mut [T])>> {
-    let mut all = vec![("query", spec.query(), query)];
+) -> Result<Vec<(HeadLayout, &'a mut [T])>> {
+    let mut all = vec![check("query", spec, spec.query(), query)?];
     match (spec.key(), key) {
-        (Some(planned), Some(slice)) => all.push(("key", planned, slice)),
+        (Some(planned), Some(slice)) => all.push(check("key", spec, planned, slice)?),
         (None, None) => {}
-        (planned, given) => {
+        (_, given) => {
             return Err(RopeError::layout(
                 "key",
-                if planned.is_some() {
-                    "is planned and must be given"
-                } else {
-                    "is not planned and must not be given"
-                },
+                "must be given exactly where the plan has one",
                 if given.is_some() { "one" } else { "none" },
             ));
         }
     }
-    all.into_iter()
-        .map(|(operand, (layout, element), slice)| {
-            if element == T::TYPE {
-                Ok((operand, layout, slice))
-            } else {
-                Err(RopeError::layout(
-                    operand,
-                    format!("elements are planned as {element:?}"),
-                    format!("{:?}", T::TYPE),
-                ))
-            }
-        })
-        .collect()
+    Ok(all)
 }

@@ -1,13 +1,12 @@
 //! `CosSinTable`: rows of (cos, sin) on the device, and the fills that make them.
 
-use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::dispatch::storage;
 use crate::error::{Result, RopeError};
-use crate::kernel::{RopeKernel, scoped};
-use crate::plan::{PlannedDispatch, PositionSource, Resource, TablePlan};
+use crate::kernel::{RopeKernel, Step, scoped};
+use crate::plan::{PositionSource, Resource, TablePlan};
 
 /// Where the positions of a table's rows come from. Buffers are the caller's, hold i32, and need
 /// [`wgpu::BufferUsages::STORAGE`]; they are read when a recorded fill runs, so one small write to them a step is all that
@@ -62,20 +61,13 @@ impl CosSinTable {
                 allowed,
             });
         }
-        let rows = scoped(device, "table", || {
+        let rows = scoped(device, "table", Some(plan.bytes()), || {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("wgpu-rope table"),
                 size: plan.bytes(),
                 usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
                 mapped_at_creation: false,
             })
-        })
-        .map_err(|error| match error {
-            RopeError::OutOfMemory { operand, .. } => RopeError::OutOfMemory {
-                operand,
-                bytes: plan.bytes(),
-            },
-            other => other,
         })?;
         let pairs = kernel.buffer_of(
             "wgpu-rope table pairs",
@@ -106,7 +98,9 @@ impl CosSinTable {
         &self.shared.rows
     }
 
-    /// How many rows, from the first on, the recorded fills have made (whether or not they were submitted yet).
+    /// How many rows, from the first on, recorded fills make. It counts recordings: whether they were submitted, and before the
+    /// rotations that read the rows, is the application's business, which this crate cannot see. Rows that no fill
+    /// has made hold zeros.
     #[must_use]
     pub fn filled_rows(&self) -> u32 {
         self.shared.filled.load(Ordering::Relaxed)
@@ -143,41 +137,26 @@ impl CosSinTable {
         }
         let bytes = slice.map_or(0..0, |slice| slice.offset()..slice.offset() + slice.size());
         let rows = plan.rows_served(source, (bytes.end - bytes.start) / 4);
-        let planned = plan.fill(source, bytes)?;
         let kernel = self.kernel();
-        let pipeline = kernel.table_pipeline(&planned)?;
-        let entries: Vec<_> = planned
-            .bindings
+        let steps = plan
+            .fill(source, bytes)?
             .iter()
-            .map(|bound| wgpu::BindGroupEntry {
-                binding: bound.binding,
-                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer: match (bound.resource, slice) {
-                        (Resource::Uniform, _) => &pipeline.uniform,
+            .map(|planned| {
+                let pipeline = kernel.table_pipeline(planned)?;
+                kernel.bind("positions", planned, &pipeline, |resource| {
+                    let buffer = match (resource, slice) {
                         (Resource::Pairs, _) => &self.shared.pairs,
                         (Resource::Positions, Some(slice)) => slice.buffer(),
                         _ => &self.shared.rows,
-                    },
-                    offset: bound.bytes.start,
-                    size: NonZero::new(bound.bytes.end - bound.bytes.start),
-                }),
-            })
-            .collect();
-        let bind_group = scoped(kernel.device(), "positions", || {
-            kernel
-                .device()
-                .create_bind_group(&wgpu::BindGroupDescriptor {
-                    label: Some("wgpu-rope table"),
-                    layout: &pipeline.layout,
-                    entries: &entries,
+                    };
+                    (buffer, 0)
                 })
-        })?;
+            })
+            .collect::<Result<_>>()?;
         Ok(TableFill {
             table: self.clone(),
-            pipeline: pipeline.pipeline,
-            bind_group,
-            planned: Arc::new(planned),
             rows,
+            steps,
         })
     }
 }
@@ -186,10 +165,8 @@ impl CosSinTable {
 #[derive(Debug, Clone)]
 pub struct TableFill {
     table: CosSinTable,
-    pipeline: wgpu::ComputePipeline,
-    bind_group: wgpu::BindGroup,
-    planned: Arc<PlannedDispatch>,
     rows: u32,
+    steps: Arc<[Step]>,
 }
 
 impl TableFill {
@@ -199,12 +176,11 @@ impl TableFill {
         self.rows
     }
 
-    /// Records the making of the first `rows` rows: one dispatch. Sets pipeline and bind group 0 of the pass. Rows past them
-    /// keep what they hold.
+    /// Records the making of the first `rows` rows: one dispatch for as many rows as a grid has workgroups along a dimension (65,535 usually). Sets
+    /// pipeline and bind group 0 of the pass. Rows past them keep what they hold.
     ///
     /// # Errors
-    /// [`RopeError::Count`] for more rows than the table has or the positions serve; or, where the table has more rows than
-    /// a grid has workgroups in a dimension (65,535 usually) and that many are asked for, for another number than all.
+    /// [`RopeError::Count`] for more rows than the table has or the positions serve; nothing is recorded then.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) -> Result<()> {
         if rows > self.rows {
             return Err(RopeError::Count {
@@ -217,13 +193,9 @@ impl TableFill {
                 got: rows.into(),
             });
         }
-        let [x, y, z] = self.planned.workgroups(rows)?;
-        if rows == 0 {
-            return Ok(());
+        for step in &*self.steps {
+            step.record(pass, rows);
         }
-        pass.set_pipeline(&self.pipeline);
-        pass.set_bind_group(0, &self.bind_group, &[]);
-        pass.dispatch_workgroups(x, y, z);
         self.table.shared.filled.fetch_max(rows, Ordering::Relaxed);
         Ok(())
     }

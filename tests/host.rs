@@ -14,8 +14,8 @@ mod common;
 use common::{CONTEXTS, NO_USAGE, attempts_with, contexts_with, name, values};
 use wgpu_rope::{
     Angles, CosSinTable, Direction, ElementType, Frequencies, GpuContext, HeadLayout,
-    KernelOptions, Limits, Operands, Positions, PreparedRope, RopeConfig, RopeError, RopeKernel,
-    RopePlan, RotateSpec, Rows, reference,
+    KernelOptions, Limits, Operands, Placement, Positions, PreparedRope, RopeConfig, RopeError,
+    RopeKernel, RopePlan, RotateSpec, Rows, reference,
 };
 
 const TOKENS: u32 = 12;
@@ -211,7 +211,7 @@ fn workgroup_counts_may_come_from_a_buffer() {
             let dispatch = prepared
                 .bind(&Operands::new(qb.slice(..)).with_key(kb.slice(..)), &table)
                 .unwrap();
-            let [x, _, z] = prepared.plan().workgroups(1).unwrap();
+            let [x, _, z] = dispatch.workgroups(1).unwrap();
             // More workgroups than planned, in every dimension: the shader's guards cut them off.
             let extra = u32::from(tokens > TOKENS);
             let arguments = context
@@ -469,39 +469,99 @@ fn tables_of_another_device_are_refused() {
 }
 
 #[test]
-fn folded_grids_want_the_planned_count() {
+fn indirect_counts_are_those_of_where_the_tensors_lie() {
+    // 512 pairs: off 16 bytes they take four times the invocations, and so more workgroups.
+    let config = RopeConfig::new(1024);
+    let spec = RotateSpec::new(
+        &config,
+        1,
+        3,
+        HeadLayout::bshd(3, 1, 1024),
+        ElementType::F32,
+    );
+    let frequencies = Frequencies::new(&config).unwrap();
+    let rows = reference::table(&frequencies, 0..3, Direction::Forward).unwrap();
+    for context in &*CONTEXTS {
+        let kernel = context.kernel();
+        let table = kernel
+            .table(&frequencies, 3, Angles::Exact, Direction::Forward)
+            .unwrap();
+        let fill = table.bind_positions(Positions::From(0)).unwrap();
+        context.run(|pass| fill.record(pass, 3)).unwrap();
+        let prepared = prepared(kernel, &spec);
+        let mut counts = Vec::new();
+        for words in [0, 1] {
+            let mut expected = values(&mut fastrand::Rng::with_seed(1), 3 * 1024 + words);
+            let buffer = context.upload(&expected, NO_USAGE).unwrap();
+            let dispatch = prepared
+                .bind(&Operands::new(buffer.slice(4 * words as u64..)), &table)
+                .unwrap();
+            let count = dispatch.workgroups(3).unwrap();
+            let arguments = context
+                .upload(&count, wgpu::BufferUsages::INDIRECT)
+                .unwrap();
+            context
+                .run(|pass| dispatch.record_indirect(pass, &arguments, 0))
+                .unwrap();
+            reference::rotate(&spec, &rows, &mut expected[words..], None).unwrap();
+            let made: Vec<f32> = context.read_blocking(&buffer, expected.len()).unwrap();
+            assert!(made == expected, "{} {words}", name(context));
+            counts.push(count);
+            assert_eq!(
+                dispatch.workgroups(4).unwrap_err().to_string(),
+                "tokens: must not exceed the planned 3, got 4"
+            );
+        }
+        assert_ne!(counts[0], counts[1]);
+    }
+}
+
+#[test]
+fn several_dispatches_take_any_count_but_no_indirect_one() {
     for context in contexts_with(|limits| limits.max_compute_workgroups_per_dimension = 7) {
         let [query, key, q, k] = tensors(7);
         let (qb, kb) = (
             context.upload(&query, NO_USAGE).unwrap(),
             context.upload(&key, NO_USAGE).unwrap(),
         );
-        let table = table(&context, TOKENS);
-        let fill = table.bind_positions(Positions::From(5)).unwrap();
+        let table = filled(&context, TOKENS);
         let prepared = prepared(context.kernel(), &spec());
         let dispatch = prepared
             .bind(&Operands::new(qb.slice(..)).with_key(kb.slice(..)), &table)
             .unwrap();
+        assert_eq!(dispatch.dispatches(), 4);
         let arguments = context
             .upload(&[1, 1, 1], wgpu::BufferUsages::INDIRECT)
             .unwrap();
         context
             .run(|pass| {
-                fill.record(pass, TOKENS)?;
-                let error = dispatch.record(pass, 3).unwrap_err().to_string();
-                assert_eq!(
-                    error,
-                    "tokens: must be the planned 12, since the grid is past the device's limit and folded, got 3"
-                );
                 assert!(matches!(
                     dispatch.record_indirect(pass, &arguments, 0),
-                    Err(RopeError::Count { operand: "dispatches", .. })
+                    Err(RopeError::Count {
+                        operand: "dispatches",
+                        got: 4,
+                        ..
+                    })
                 ));
-                dispatch.record(pass, TOKENS)
+                dispatch.record(pass, 9)
             })
             .unwrap();
-        assert_eq!(context.read_blocking::<f32>(&qb, q.len()).unwrap(), q);
-        assert_eq!(context.read_blocking::<f32>(&kb, k.len()).unwrap(), k);
+        for (buffer, before, after, heads) in [(&qb, &query, &q, 4), (&kb, &key, &k, 2)] {
+            let made: Vec<f32> = context.read_blocking(buffer, before.len()).unwrap();
+            for (at, made) in made.chunks(heads * 64).enumerate() {
+                let expected = if at % (TOKENS as usize) < 9 {
+                    after
+                } else {
+                    before
+                };
+                assert_eq!(
+                    *made,
+                    expected[at * heads * 64..][..heads * 64],
+                    "{}",
+                    name(&context)
+                );
+            }
+        }
     }
 }
 
@@ -515,7 +575,15 @@ fn handles_are_shared_between_threads() {
         shared(context.kernel());
         shared(&table);
         shared(&prepared);
-        context.kernel().warm([prepared.plan()]).unwrap();
+        let packed = Placement {
+            key: 1 << 16,
+            shared: true,
+            ..Placement::default()
+        };
+        context
+            .kernel()
+            .warm([Placement::default(), packed].map(|placement| (prepared.plan(), placement)))
+            .unwrap();
         std::thread::scope(|scope| {
             for seed in 0..4 {
                 let (table, prepared) = (&table, &prepared);
@@ -579,6 +647,11 @@ fn convenience_checks_its_element_types_and_positions() {
         None,
     );
     assert!(matches!(error, Err(RopeError::Table { .. })));
+    for count in [2, usize::MAX / 4, usize::MAX] {
+        let buffer = context.upload(&[1_u32], NO_USAGE).unwrap();
+        assert!(context.read_blocking::<u32>(&buffer, count).is_err());
+        assert!(context.read_blocking::<u8>(&buffer, count.max(5)).is_err());
+    }
     assert!(
         context
             .read_blocking::<u32>(&context.upload(&[1_u32], NO_USAGE).unwrap(), 2)
@@ -591,7 +664,10 @@ fn the_self_test_passes_and_counts() {
     for context in &*CONTEXTS {
         let found = context.self_test_blocking().unwrap();
         assert!(found.passed(), "{} {found:?}", name(context));
-        assert_eq!((found.table_entries, found.channels), (1088, 3 * 17 * 256));
+        assert_eq!(
+            (found.table_entries, found.channels),
+            (1088, 3 * 17 * 3 * (128 + 134))
+        );
         // On an application's own kernel as well.
         let own = RopeKernel::new(context.device(), &KernelOptions::default()).unwrap();
         assert!(

@@ -87,7 +87,13 @@ fn configurations_are_refused_by_name() {
             "{error}"
         );
     }
-    for factor in [0.0, f64::NAN, f64::INFINITY, 1e-9, 1e9] {
+    for factor in [0.0, f64::NAN, f64::INFINITY] {
+        assert!(
+            config_fault(base.clone().with_attention_factor(factor))
+                .starts_with("attention_factor: must be a finite number other than 0")
+        );
+    }
+    for factor in [1e-9, 1e9] {
         let error = Frequencies::new(&base.clone().with_attention_factor(factor))
             .unwrap_err()
             .to_string();
@@ -100,6 +106,14 @@ fn configurations_are_refused_by_name() {
         Frequencies::from_pairs([], 1.0).unwrap_err().to_string(),
         "pairs: must be at least one, got 0"
     );
+    let axis = Frequencies::from_pairs(
+        [Pair {
+            inv_freq: 1.0,
+            axis: 7,
+        }],
+        1.0,
+    );
+    assert_eq!(axis.unwrap_err().to_string(), "axis: must be 0, got 7");
     for inv_freq in [f64::NAN, f64::INFINITY, 65_537.0, 1e-30] {
         assert!(Frequencies::from_pairs([Pair { inv_freq, axis: 0 }], 1.0).is_err());
     }
@@ -274,7 +288,7 @@ fn a_llama_layer_is_one_dispatch_over_all_of_it() {
     };
     assert_eq!(planned.entry_point, "quads_two");
     // 4 heads to an invocation, 16 lanes to a head: 10 groups of 16 invocations for each token, whole subgroups.
-    assert_eq!(gpu.workgroups(4096).unwrap(), [1, 4096, 1]);
+    assert_eq!(planned.workgroups(4096), [1, 4096, 1]);
     assert!(planned.constants.contains(&("WORKGROUP", 160.0)));
     assert!(planned.constants.contains(&("QUERY_HEADS", 4.0)));
     let bound: Vec<_> = planned
@@ -285,19 +299,16 @@ fn a_llama_layer_is_one_dispatch_over_all_of_it() {
     assert_eq!(
         bound,
         [
-            (0, Resource::Uniform, 0..96),
+            (0, Resource::Uniform, 0..80),
             (1, Resource::Rows, 0..4096 * 64 * 8),
             (2, Resource::Query, 0..4096 * 32 * 128 * 4),
             (3, Resource::Key, 0..4096 * 8 * 128 * 4),
         ]
     );
-    assert_eq!(planned.uniform_bytes().len(), 96);
-    assert_eq!(gpu.workgroups(7).unwrap(), [1, 7, 1]);
-    assert_eq!(gpu.workgroups(0).unwrap(), [0, 0, 0]);
-    assert_eq!(
-        gpu.workgroups(4097).unwrap_err().to_string(),
-        "tokens: must not exceed the planned 4096, got 4097"
-    );
+    assert_eq!(planned.uniform_bytes().len(), 80);
+    assert_eq!(planned.workgroups(7), [1, 7, 1]);
+    assert_eq!(planned.workgroups(0), [0, 0, 0]);
+    assert_eq!(planned.workgroups(u32::MAX), [1, 4096, 1]);
     // In decoding a GPU wants invocations more than shared loads; a CPU's driver wants 8 heads always.
     let decode = RotateSpec::new(
         &config,
@@ -357,7 +368,7 @@ fn windows_cover_every_head_once() {
         ..Limits::default()
     };
     for layout in [HeadLayout::bshd(13, 5, 32), HeadLayout::bhsd(13, 5, 32)] {
-        let spec = RotateSpec::new(&config, 3, 13, layout, ElementType::F32);
+        let spec = RotateSpec::new(&config, 3, 13, layout, ElementType::F32).with_rows(Rows::One);
         let plan = RopePlan::new(&spec, &limits).unwrap();
         let dispatches = plan
             .dispatches(Placement {
@@ -377,7 +388,7 @@ fn windows_cover_every_head_once() {
                     .unwrap()
                     .1
             };
-            let [_, tokens, batch] = planned.workgroups(13).unwrap();
+            let [_, tokens, batch] = planned.workgroups(13);
             heads += planned.uniform[13] * tokens * batch * constant("QUERY_HEADS") as u32;
         }
         assert_eq!(heads, 3 * 13 * 5);
@@ -385,7 +396,7 @@ fn windows_cover_every_head_once() {
         let tokens: u32 = dispatches
             .iter()
             .map(|planned| {
-                let [x, y, z] = planned.workgroups(4).unwrap();
+                let [x, y, z] = planned.workgroups(4);
                 if x == 0 {
                     0
                 } else {
@@ -394,7 +405,6 @@ fn windows_cover_every_head_once() {
             })
             .sum();
         assert!(tokens > 0);
-        assert!(plan.workgroups(13).is_err());
     }
 }
 
@@ -423,11 +433,13 @@ fn tables_are_planned_and_refused_by_name() {
         plan(u32::MAX).unwrap_err().to_string(),
         "table: needs max_storage_buffer_binding_size of 137438953440, the device has 134217728; request it in required_limits"
     );
-    let ids = table.fill(PositionSource::Runs(1), 516..516 + 80).unwrap();
+    let [ids] = &table.fill(PositionSource::Runs(1), 516..516 + 80).unwrap()[..] else {
+        panic!("one dispatch");
+    };
     // Bound from an aligned start, and no further than it is read.
     assert_eq!(ids.bindings[3].bytes, 512..596);
     assert_eq!(ids.uniform[..6], [20, 3, 4, 1, 0, 1]);
-    assert_eq!(ids.workgroups(7).unwrap(), [1, 7, 1]);
+    assert_eq!(ids.workgroups(7), [1, 7, 1]);
     assert_eq!(table.rows_served(PositionSource::Runs(30), 3), 90);
     assert_eq!(table.rows_served(PositionSource::Runs(30), u64::MAX), 100);
 }
@@ -476,4 +488,137 @@ fn scalings_give_the_published_values() {
             .collect::<Vec<_>>(),
         [0.25, 0.0025]
     );
+}
+
+/// Shapes and limits far beyond any device: errors in no time, and no plan whose indices wrap.
+#[test]
+fn absurd_sizes_are_errors_or_plans_that_hold() {
+    let config = RopeConfig::new(128);
+    let unlimited = Limits {
+        max_storage_buffer_binding_size: u64::MAX,
+        ..Limits::default()
+    };
+    // Millions of windows.
+    for tokens in [1 << 14, 1 << 18, u32::MAX] {
+        let layout = HeadLayout::bshd(tokens, 1 << 20, 128);
+        let spec =
+            RotateSpec::new(&config, 1, tokens, layout, ElementType::F32).with_rows(Rows::One);
+        let error = RopePlan::new(&spec, &Limits::default()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "query: must take at most 4096 dispatches; the device's largest binding or grid is too small for it, got 4097"
+        );
+    }
+    // As many heads as u32 counts, twice: no sum of them fits u32.
+    let two = RopeConfig::new(2);
+    let layout = HeadLayout::bshd(1, u32::MAX, 2);
+    let spec = RotateSpec::new(&two, 1, 1, layout, ElementType::F32)
+        .with_key(layout, ElementType::F32)
+        .with_heads_per_invocation(1);
+    let dispatches = RopePlan::new(&spec, &unlimited)
+        .unwrap()
+        .dispatches(Placement::default())
+        .unwrap();
+    let heads = |resource| -> u64 {
+        let of = dispatches
+            .iter()
+            .filter(|planned| planned.bindings[2].resource == resource);
+        of.map(|planned| u64::from(planned.uniform[13])).sum()
+    };
+    assert_eq!(
+        (heads(Resource::Query), heads(Resource::Key)),
+        (u32::MAX.into(), u32::MAX.into())
+    );
+    // A token stride of 2^31 elements: no index of a dispatch may wrap, so each token has its own.
+    let wide = HeadLayout::bshd(3, 1, 2).with_strides(0, 1 << 31, 2);
+    let spec = RotateSpec::new(&two, 1, 3, wide, ElementType::F32);
+    assert_eq!(
+        RopePlan::new(&spec, &unlimited)
+            .unwrap()
+            .dispatches(Placement::default())
+            .unwrap()
+            .len(),
+        3
+    );
+    // Rows of a table that no binding holds.
+    let per_token = RotateSpec::new(
+        &config,
+        64,
+        131_072,
+        HeadLayout::bshd(131_072, 1, 128),
+        ElementType::F16,
+    )
+    .with_rows(Rows::PerToken);
+    assert!(matches!(
+        RopePlan::new(&per_token, &Limits::default()),
+        Err(RopeError::Limit {
+            limit: "max_storage_buffer_binding_size",
+            operand: "table",
+            ..
+        })
+    ));
+    // Limits that no device has.
+    let odd = Limits {
+        min_storage_buffer_offset_alignment: 24,
+        ..Limits::default()
+    };
+    let spec = RotateSpec::new(&two, 1, 1, HeadLayout::bshd(1, 1, 2), ElementType::F32);
+    assert_eq!(
+        RopePlan::new(&spec, &odd).unwrap_err().to_string(),
+        "limits: min_storage_buffer_offset_alignment must be a power of two, got 24"
+    );
+    let nothing = Limits {
+        max_storage_buffer_binding_size: 0,
+        min_storage_buffer_offset_alignment: 1,
+        max_compute_workgroups_per_dimension: 0,
+        max_compute_invocations_per_workgroup: 0,
+        cpu: true,
+    };
+    assert!(RopePlan::new(&spec, &nothing).is_err());
+    let frequencies = Frequencies::new(&config).unwrap();
+    let table = |rows, limits: &Limits| {
+        TablePlan::new(
+            &frequencies,
+            rows,
+            Angles::Exact,
+            Direction::Forward,
+            limits,
+        )
+    };
+    assert!(table(1, &nothing).is_err());
+    // The frequencies are bound as well: 64 of 32 bytes.
+    let small = Limits {
+        max_storage_buffer_binding_size: 1024,
+        ..Limits::default()
+    };
+    assert_eq!(
+        table(1, &small).unwrap_err().to_string(),
+        "frequencies: needs max_storage_buffer_binding_size of 2048, the device has 1024; request it in required_limits"
+    );
+}
+
+/// The CPU twin checks everything before it changes anything.
+#[test]
+fn the_twin_changes_nothing_where_something_is_wrong() {
+    let config = RopeConfig::new(4);
+    let layout = HeadLayout::bshd(1, 1, 4);
+    let spec =
+        RotateSpec::new(&config, 1, 1, layout, ElementType::F32).with_key(layout, ElementType::F32);
+    let rows = [[0.0, 1.0]; 2];
+    let mut query = [1.0_f32, 2.0, 3.0, 4.0];
+    for key in [Some(&mut [1.0_f32, 2.0][..]), None] {
+        assert!(wgpu_rope::reference::rotate(&spec, &rows, &mut query, key).is_err());
+        assert_eq!(query, [1.0, 2.0, 3.0, 4.0]);
+    }
+    let meeting = RotateSpec::new(
+        &config,
+        1,
+        1,
+        HeadLayout::bshd(1, 3, 4).with_strides(0, 0, 0),
+        ElementType::F32,
+    );
+    let frequencies = Frequencies::new(&config).unwrap();
+    let oracle =
+        wgpu_rope::reference::rotate_f64(&meeting, &frequencies, &[1], Direction::Forward, &query);
+    assert!(oracle.is_err());
 }

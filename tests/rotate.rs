@@ -411,42 +411,56 @@ fn fewer_tokens_than_planned_leave_the_others() {
 
 #[test]
 fn tensors_past_the_largest_binding_are_rotated_in_windows() {
-    let config = RopeConfig::new(64)
-        .with_rotary_dim(32)
-        .with_rotary_offset(16);
     let contexts = contexts_with(|limits| limits.max_storage_buffer_binding_size = 8192);
-    let frequencies = Frequencies::new(&config).unwrap();
-    let mut windows = 0;
-    // 3 * 11 * 6 heads of 256 bytes, several bindings each way they are cut.
-    for layout in [HeadLayout::bshd, HeadLayout::bhsd] {
-        for shared in [false, true] {
-            let query = layout(11, 6, 64);
-            let case = Case {
-                shared,
-                key_offset: if shared { 3 * 11 * 6 * 256 + 36 } else { 0 },
-                query_offset: 20,
-                ..Case::new(&config, 3, 11, query).with_key(layout(11, 2, 64))
-            };
-            check_on(&contexts, &case, 9);
-            let spec = case.spec::<f32>(query);
-            let plan = RopePlan::new(&spec, contexts[0].kernel().limits()).unwrap();
-            windows += plan
-                .dispatches(wgpu_rope::Placement::default())
-                .unwrap()
-                .len();
-            for context in &contexts {
-                let (table, rows) = tables(context, &frequencies, &positions(11));
-                for tokens in [1, 4, 10] {
-                    case.check::<f32>(context, &table, &rows, tokens, 8);
+    let mut entry_points = std::collections::BTreeMap::new();
+    // Windows of whole 16 bytes, of words, and of 16-bit channels that share words.
+    for (rotary_dim, rotary_offset, query_offset) in [(32, 16, 0), (32, 16, 20), (22, 3, 4)] {
+        let config = RopeConfig::new(64)
+            .with_rotary_dim(rotary_dim)
+            .with_rotary_offset(rotary_offset);
+        let frequencies = Frequencies::new(&config).unwrap();
+        // 3 * 11 * 6 heads of 256 bytes in f32, several bindings each way they are cut.
+        for layout in [HeadLayout::bshd, HeadLayout::bhsd] {
+            for shared in [false, true] {
+                let query = layout(11, 6, 64);
+                let case = Case {
+                    shared,
+                    key_offset: if shared { 3 * 11 * 6 * 256 + 36 } else { 0 },
+                    query_offset,
+                    ..Case::new(&config, 3, 11, query).with_key(layout(11, 2, 64))
+                };
+                check_on(&contexts, &case, 9);
+                for element in [ElementType::F32, ElementType::F16] {
+                    let spec = RotateSpec::new(&config, 3, 11, query, element);
+                    let plan = RopePlan::new(&spec, contexts[0].kernel().limits()).unwrap();
+                    let placement = wgpu_rope::Placement {
+                        query: query_offset,
+                        ..Default::default()
+                    };
+                    for planned in plan.dispatches(placement).unwrap() {
+                        *entry_points.entry(planned.entry_point).or_insert(0) += 1;
+                    }
+                }
+                for context in &contexts {
+                    let (table, rows) = tables(context, &frequencies, &positions(11));
+                    for tokens in [1, 4, 10] {
+                        case.check::<f32>(context, &table, &rows, tokens, 8);
+                        case.check::<f16>(context, &table, &rows, tokens, 8);
+                    }
                 }
             }
         }
     }
-    assert!(windows >= 4 * 7, "{windows} windows are not many");
+    eprintln!("{entry_points:?}");
+    assert_eq!(entry_points.len(), 3, "{entry_points:?}");
+    assert!(
+        entry_points.values().all(|&windows| windows > 20),
+        "{entry_points:?}"
+    );
 }
 
 #[test]
-fn grids_past_the_limit_fold() {
+fn grids_past_the_limit_take_several_dispatches() {
     let config = RopeConfig::new(16);
     // The real limit: more tokens than a dimension of a grid has workgroups, and more batch entries.
     for (batch, tokens) in [(1, 65_536), (65_537, 1)] {
@@ -467,6 +481,14 @@ fn grids_past_the_limit_fold() {
             .with_key(HeadLayout::bhsd(13, 3, 16))
     };
     check_on(&contexts, &case, 2);
+    // Any number of tokens, on either side of the cuts.
+    let frequencies = Frequencies::new(&config).unwrap();
+    for context in &contexts {
+        let (table, rows) = tables(context, &frequencies, &positions(13));
+        for tokens in [1, 10, 11, 12] {
+            case.check::<f32>(context, &table, &rows, tokens, 5);
+        }
+    }
 }
 
 #[test]
@@ -593,15 +615,9 @@ fn against_truth<T: Element>(context: &GpuContext, config: &RopeConfig) -> f64 {
         )
         .unwrap();
     // The crate's own f64 oracle has to agree with the one of these tests.
-    let oracle = reference::rotate_f64(
-        &spec,
-        &frequencies,
-        &POSITIONS,
-        Direction::Forward,
-        layout,
-        &before,
-    )
-    .unwrap();
+    let oracle =
+        reference::rotate_f64(&spec, &frequencies, &POSITIONS, Direction::Forward, &before)
+            .unwrap();
     let mut worst = 0.0_f64;
     for (_, t, at) in common::heads(layout, 1, count) {
         let end = at + config.head_dim() as usize;

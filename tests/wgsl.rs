@@ -149,10 +149,8 @@ fn tables_are_planned_as_the_shader_is_written() {
         &Limits::default(),
     )
     .unwrap();
-    let fills = [
-        plan.fill(PositionSource::From(3), 0..0).unwrap(),
-        plan.fill(PositionSource::Runs(1), 0..40).unwrap(),
-    ];
+    let mut fills = plan.fill(PositionSource::From(3), 0..0).unwrap();
+    fills.extend(plan.fill(PositionSource::Runs(1), 0..40).unwrap());
     assert_eq!(fills[1].bindings[3].resource, Resource::Positions);
     check(TABLE_WGSL, &fills);
 }

@@ -1,17 +1,38 @@
-//! The `RoPE` of a model from its Hugging Face `config.json`.
+//! The RoPE of a model from its Hugging Face `config.json`.
 //!
 //! Both forms are read: `rope_theta` with `rope_scaling` (transformers 4), and `rope_parameters` (transformers 5, one set for
-//! all layers). Families whose rotation is `LLaMA`'s are known so far; any other `model_type` is an error, not a guess.
+//! all layers). Families whose rotation is LLaMA's are known so far; any other `model_type` is an error, not a guess.
 
 use serde_json::{Map, Value};
 
 use crate::config::{RopeConfig, Scaling};
 use crate::error::{Result, RopeError};
 
-/// Families that rotate as `LLaMA` does: half-split over the whole head, theta 10,000 where the file names none.
-const FAMILIES: [&str; 5] = ["llama", "mistral", "mixtral", "qwen2", "qwen3"];
+/// A family that rotates as LLaMA does, half-split over the whole head, with what its class of transformers 5.23 takes
+/// where a file says nothing.
+struct Family {
+    name: &'static str,
+    theta: f64,
+    head_dim: Option<u32>,
+}
 
-/// What a model's file says of its `RoPE`.
+const fn family(name: &'static str, theta: f64, head_dim: Option<u32>) -> Family {
+    Family {
+        name,
+        theta,
+        head_dim,
+    }
+}
+
+const FAMILIES: [Family; 5] = [
+    family("llama", 1e4, None),
+    family("mistral", 1e4, None),
+    family("mixtral", 1e6, None),
+    family("qwen2", 1e4, None),
+    family("qwen3", 1e4, Some(128)),
+];
+
+/// What a model's file says of its RoPE.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ModelRope {
@@ -19,6 +40,8 @@ pub struct ModelRope {
     pub config: RopeConfig,
     /// The `model_type` of the file, if it has one.
     pub family: Option<&'static str>,
+    /// Keys that the file does not have, whose values are the family's defaults.
+    pub defaulted: Vec<&'static str>,
 }
 
 /// Reads the text of a `config.json`.
@@ -43,13 +66,10 @@ pub fn read_config(text: &str) -> Result<ModelRope> {
         None => None,
         Some(value) => {
             let name = string("model_type", value)?;
-            let known = FAMILIES.into_iter().find(|family| *family == name);
+            let known = FAMILIES.iter().find(|family| family.name == name);
             Some(known.ok_or_else(|| {
-                RopeError::config(
-                    "model_type",
-                    format!("must be one of {}", FAMILIES.join(", ")),
-                    name,
-                )
+                let names = FAMILIES.map(|family| family.name).join(", ");
+                RopeError::config("model_type", format!("must be one of {names}"), name)
             })?)
         }
     };
@@ -68,12 +88,16 @@ pub fn read_config(text: &str) -> Result<ModelRope> {
             },
         )
     };
+    let mut defaulted = Vec::new();
     let theta = match (either("rope_theta")?, family) {
         (Some(theta), _) => theta,
-        (None, Some(_)) => 10_000.0,
+        (None, Some(family)) => {
+            defaulted.push("rope_theta");
+            family.theta
+        }
         (None, None) => return Err(missing("rope_theta")),
     };
-    let head_dim = head_dim(file)?;
+    let head_dim = head_dim(file, family, &mut defaulted)?;
     let rotary_dim = match either("partial_rotary_factor")? {
         None => head_dim,
         Some(part) if part > 0.0 && part <= 1.0 => truncated(f64::from(head_dim) * part),
@@ -93,7 +117,11 @@ pub fn read_config(text: &str) -> Result<ModelRope> {
             None => Scaling::None,
         });
     config.validate()?;
-    Ok(ModelRope { config, family })
+    Ok(ModelRope {
+        config,
+        family: family.map(|family| family.name),
+        defaulted,
+    })
 }
 
 fn scaling(nested: &Map<String, Value>) -> Result<Scaling> {
@@ -102,6 +130,12 @@ fn scaling(nested: &Map<String, Value>) -> Result<Scaling> {
         (None, Some(value)) => string("type", value)?,
         (None, None) => return Err(missing("rope_type")),
     };
+    // Several positions for a token: not read as if it were one.
+    for key in ["mrope_section", "xdrope_section"] {
+        if let Some(value) = nested.get(key) {
+            return Err(RopeError::config(key, "is not known yet", value));
+        }
+    }
     let required = |key: &'static str| number(nested, key)?.ok_or_else(|| missing(key));
     match name {
         "default" => Ok(Scaling::None),
@@ -122,8 +156,16 @@ fn scaling(nested: &Map<String, Value>) -> Result<Scaling> {
     }
 }
 
-fn head_dim(file: &Map<String, Value>) -> Result<u32> {
+fn head_dim(
+    file: &Map<String, Value>,
+    family: Option<&Family>,
+    defaulted: &mut Vec<&'static str>,
+) -> Result<u32> {
     if let Some(head_dim) = whole(file, "head_dim")? {
+        return Ok(head_dim);
+    }
+    if let Some(head_dim) = family.and_then(|family| family.head_dim) {
+        defaulted.push("head_dim");
         return Ok(head_dim);
     }
     let hidden = whole(file, "hidden_size")?.ok_or_else(|| missing("head_dim"))?;
@@ -203,6 +245,8 @@ mod tests {
             "rope_type": "linear", "factor": 4}, "rope_scaling": null}"#;
         let rope = read_config(old)?;
         assert_eq!(rope, read_config(new)?);
+        assert_eq!(rope.family, Some("llama"));
+        assert!(rope.defaulted.is_empty());
         assert_eq!(
             rope.config,
             RopeConfig::new(64)
@@ -213,6 +257,15 @@ mod tests {
         let partial =
             read_config(r#"{"head_dim": 36, "rope_theta": 1e4, "partial_rotary_factor": 0.9}"#)?;
         assert_eq!(partial.config.rotary_dim(), 32);
+        // What a family's class would take, and that it was taken.
+        let mixtral = read_config(r#"{"model_type": "mixtral", "head_dim": 128}"#)?;
+        assert_eq!(mixtral.config.theta(), 1e6);
+        assert_eq!(mixtral.defaulted, ["rope_theta"]);
+        let qwen3 = read_config(
+            r#"{"model_type": "qwen3", "rope_theta": 1e6, "hidden_size": 1024, "num_attention_heads": 16}"#,
+        )?;
+        assert_eq!(qwen3.config.head_dim(), 128);
+        assert_eq!(qwen3.defaulted, ["head_dim"]);
         Ok(())
     }
 
@@ -252,6 +305,10 @@ mod tests {
             (
                 r#"{"head_dim": 64, "rope_theta": 1, "rope_scaling": {"type": "llama3", "factor": 8}}"#,
                 "low_freq_factor: must be given, got none",
+            ),
+            (
+                r#"{"head_dim": 64, "rope_theta": 1, "rope_scaling": {"type": "default", "mrope_section": [1]}}"#,
+                "mrope_section: is not known yet, got [1]",
             ),
             (
                 r#"{"head_dim": 64, "rope_theta": 1, "rope_parameters": 3}"#,

@@ -1,0 +1,617 @@
+//! From a specification to dispatches: which path invocations take, which windows tensors are cut into, what is bound.
+
+use std::ops::Range;
+
+use super::spec::{MAX_HEADS_PER_INVOCATION, RotateSpec, Side};
+use super::{Limits, PlannedBinding, PlannedDispatch, Resource, check_dispatches};
+use crate::config::Pairing;
+use crate::error::{Result, RopeError};
+use crate::layout::{ElementType, HeadLayout};
+
+/// Where the tensors of a rotation are: byte offsets of their origins in their buffers (a layout's own offset comes on top).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Placement {
+    /// Byte offset of the query, a multiple of 4.
+    pub query: u64,
+    /// Byte offset of the key, a multiple of 4; 0 where there is no key.
+    pub key: u64,
+    /// Whether both are in one buffer. WebGPU does not allow two writable bindings of the same bytes, so they then
+    /// share one binding over their union.
+    pub shared: bool,
+}
+
+/// How an invocation takes hold of a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Path {
+    /// One invocation takes a whole head: 16-bit pairs that lie across words in odd ways.
+    Heads,
+    /// Two u32 words.
+    Words,
+    /// Twice 16 bytes.
+    Quads,
+}
+
+impl Path {
+    /// Bytes of the unit that addresses count in; elements for whole heads.
+    fn unit(self, element: ElementType) -> u64 {
+        match self {
+            Self::Quads => 16,
+            Self::Words => 4,
+            Self::Heads => element.bytes(),
+        }
+    }
+
+    /// Invocations that share a head of this many pairs.
+    fn lanes(self, element: ElementType, pairs: u32) -> u32 {
+        match (self, element.bytes()) {
+            (Self::Quads, 4) => pairs / 4,
+            (Self::Quads, _) => pairs / 8,
+            (Self::Words, 4) => pairs,
+            (Self::Words, _) => pairs / 2,
+            (Self::Heads, _) => 1,
+        }
+    }
+}
+
+/// A part of one tensor: whole (token, head) slices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Window {
+    batch: Range<u32>,
+    tokens: Range<u32>,
+    heads: Range<u32>,
+}
+
+fn count(range: &Range<u32>) -> u32 {
+    range.end - range.start
+}
+
+/// A validated rotation, ready for any placement of its tensors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RopePlan {
+    spec: RotateSpec,
+    limits: Limits,
+}
+
+impl RopePlan {
+    /// Plans a rotation for a device.
+    ///
+    /// # Errors
+    /// Those of [`RotateSpec::validate`]; [`RopeError::Limit`] where not even one head fits a binding, the rows of the
+    /// table do not, or the asked-for workgroup is too large; [`RopeError::Count`] where it would take thousands of dispatches.
+    pub fn new(spec: &RotateSpec, limits: &Limits) -> Result<Self> {
+        limits.validate()?;
+        spec.validate()?;
+        if let Some(workgroup) = spec.workgroup
+            && workgroup > limits.invocations()
+        {
+            return Err(RopeError::Limit {
+                limit: "max_compute_invocations_per_workgroup",
+                operand: "workgroup",
+                needed: workgroup.into(),
+                allowed: limits.invocations().into(),
+            });
+        }
+        let plan = Self {
+            spec: spec.clone(),
+            limits: *limits,
+        };
+        // Whatever can fail for the tensors themselves fails here and not at the first binding.
+        plan.dispatches(Placement::default())?;
+        limits.check_binding("table", plan.row_bytes())?;
+        Ok(plan)
+    }
+
+    /// What was asked for.
+    #[must_use]
+    pub fn spec(&self) -> &RotateSpec {
+        &self.spec
+    }
+
+    /// The device planned for.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The bytes of a buffer that the view of an operand reaches: its size must be at least the operand's byte offset plus
+    /// this. Whole words.
+    ///
+    /// # Errors
+    /// None for a plan that was made.
+    pub fn bytes(&self) -> Result<(u64, Option<u64>)> {
+        let bytes = |side: Side| -> Result<u64> {
+            let end = side.layout.end(self.spec.batch, self.spec.tokens)?;
+            end.checked_mul(side.element.bytes())
+                .and_then(|bytes| bytes.checked_next_multiple_of(4))
+                .ok_or_else(|| RopeError::overflow("layout", "byte offsets must fit u64"))
+        };
+        Ok((
+            bytes(self.spec.query)?,
+            self.spec.key.map(bytes).transpose()?,
+        ))
+    }
+
+    #[cfg(feature = "wgpu")]
+    pub(crate) fn check_tokens(&self, tokens: u32) -> Result<()> {
+        if tokens > self.spec.tokens {
+            return Err(RopeError::Count {
+                operand: "tokens",
+                rule: format!("must not exceed the planned {}", self.spec.tokens).into(),
+                got: tokens.into(),
+            });
+        }
+        Ok(())
+    }
+
+    fn pairs(&self) -> u32 {
+        self.spec.config.rotary_dim() / 2
+    }
+
+    /// Bytes of the table's rows that all planned tokens read.
+    fn row_bytes(&self) -> u64 {
+        self.spec.rows_needed(self.spec.tokens) * u64::from(self.pairs().next_multiple_of(2)) * 8
+    }
+
+    /// The dispatches for tensors at these places: usually one. Tensors past the largest binding or grid take several, and
+    /// so do a query and a key that differ in element type.
+    ///
+    /// # Errors
+    /// [`RopeError::Buffer`] for an offset that is not a multiple of 4; [`RopeError::Layout`] where query and key share an
+    /// element; [`RopeError::Limit`] where one head does not fit a binding; [`RopeError::Count`] where it would take
+    /// thousands.
+    pub fn dispatches(&self, placement: Placement) -> Result<Vec<PlannedDispatch>> {
+        let spec = &self.spec;
+        let query = Placed::new(self, "query", Resource::Query, spec.query, placement.query)?;
+        let Some(side) = spec.key else {
+            return query.alone(self);
+        };
+        let resource = if placement.shared {
+            Resource::Query
+        } else {
+            Resource::Key
+        };
+        let key = Placed::new(self, "key", resource, side, placement.key)?;
+        if placement.shared && query.meets(&key, spec)? {
+            return Err(RopeError::layout(
+                "key",
+                "must not share an element with the query in the same buffer",
+                format!("byte offsets {} and {}", placement.query, placement.key),
+            ));
+        }
+        if let Some(joint) = self.joint(&query, &key, placement.shared)? {
+            return Ok(vec![joint]);
+        }
+        let mut all = query.alone(self)?;
+        all.extend(key.alone(self)?);
+        Ok(all)
+    }
+
+    /// Query and key in one dispatch, where they hold the same type and each fits a binding and a grid whole.
+    fn joint(&self, query: &Placed, key: &Placed, shared: bool) -> Result<Option<PlannedDispatch>> {
+        let path = query.path(&self.spec).min(key.path(&self.spec));
+        if query.side.element != key.side.element || path == Path::Heads {
+            return Ok(None);
+        }
+        let whole = |placed: &Placed| {
+            let window = placed.everything(&self.spec);
+            let bound = self.bound(placed.touched(&self.spec, &window));
+            (window, bound)
+        };
+        let ((q_window, mut q_bound), (k_window, mut k_bound)) = (whole(query), whole(key));
+        if shared {
+            q_bound = q_bound.start.min(k_bound.start)..q_bound.end.max(k_bound.end);
+            k_bound = q_bound.clone();
+        }
+        let lanes = path.lanes(query.side.element, self.pairs());
+        let fits = |window: &Window, bound: &Range<u64>| {
+            bound.end - bound.start <= self.limits.binding() && self.fits_grid(window, lanes)
+        };
+        // Each fits half a grid along x, so both fit one.
+        let both = Window {
+            heads: 0..q_window.heads.end.max(k_window.heads.end).saturating_mul(2),
+            ..q_window.clone()
+        };
+        if !fits(&both, &q_bound) || !fits(&both, &k_bound) {
+            return Ok(None);
+        }
+        let parts = [(query, q_window, q_bound), (key, k_window, k_bound)];
+        self.dispatch(path, &parts, shared).map(Some)
+    }
+
+    /// A binding over these bytes.
+    fn bound(&self, touched: Range<u64>) -> Range<u64> {
+        let alignment = self.limits.alignment();
+        touched.start / alignment * alignment..touched.end
+    }
+
+    /// Workgroups across a token for this many invocations, and the size of each: as few workgroups as possible, with little
+    /// idle in the last.
+    fn across(&self, items: u32) -> (u32, u32) {
+        let workgroup = self.spec.workgroup.unwrap_or_else(|| {
+            let most = self.limits.invocations().min(256);
+            // Whole vectors of a CPU, whole subgroups of a GPU.
+            let step = if self.limits.cpu { 8 } else { 32 };
+            let groups = items.div_ceil(most);
+            items.div_ceil(groups).next_multiple_of(step).min(most)
+        });
+        (items.div_ceil(workgroup), workgroup)
+    }
+
+    /// Whether a window fits a grid however few heads an invocation takes.
+    fn fits_grid(&self, window: &Window, lanes: u32) -> bool {
+        let most = self.limits.workgroups();
+        count(&window.tokens).max(count(&window.batch)) <= most
+            && count(&window.heads)
+                .checked_mul(lanes)
+                .is_some_and(|items| self.across(items).0 <= most)
+    }
+
+    /// Heads per invocation for each tensor: the largest divisor of its head count up to the target.
+    fn heads_per_invocation(&self, lanes: u32, tokens: u64, heads: [u32; 2]) -> [u32; 2] {
+        let divisor = |heads: u32, target: u32| {
+            (1..=target)
+                .rev()
+                .find(|h| heads.is_multiple_of(*h))
+                .unwrap_or(1)
+        };
+        let invocations = |target: u32| {
+            heads.iter().fold(0_u64, |sum, &h| {
+                let groups = u64::from(h / divisor(h, target)) * u64::from(lanes);
+                sum.saturating_add(groups.saturating_mul(tokens))
+            })
+        };
+        let target = match self.spec.heads_per_invocation {
+            Some(given) => given,
+            None if self.limits.cpu => MAX_HEADS_PER_INVOCATION,
+            // A GPU needs its tens of thousands of invocations more than it needs shared loads.
+            None => [4, 2]
+                .into_iter()
+                .find(|&target| invocations(target) >= 32_768)
+                .unwrap_or(1),
+        };
+        heads.map(|h| divisor(h, target))
+    }
+
+    /// One dispatch over a window of one tensor, or over all of two.
+    fn dispatch(
+        &self,
+        path: Path,
+        parts: &[(&Placed, Window, Range<u64>)],
+        shared: bool,
+    ) -> Result<PlannedDispatch> {
+        let spec = &self.spec;
+        let ([(query, window, _), ..], key) = (parts, parts.get(1)) else {
+            return Err(RopeError::overflow("tensors", "must be at least one"));
+        };
+        let element = query.side.element;
+        let (pairs, unit) = (self.pairs(), path.unit(element));
+        let lanes = path.lanes(element, pairs);
+
+        let heads = [
+            count(&window.heads),
+            key.map_or(0, |(_, window, _)| count(&window.heads)),
+        ];
+        let per = if path == Path::Heads {
+            [1, 1]
+        } else {
+            let tokens = u64::from(count(&window.tokens)) * u64::from(count(&window.batch));
+            self.heads_per_invocation(lanes, tokens, heads)
+        };
+        let groups = [heads[0] / per[0], heads[1] / per[1]];
+        let (across, workgroup) = groups[0]
+            .checked_add(groups[1])
+            .and_then(|groups| groups.checked_mul(lanes))
+            .map(|items| self.across(items))
+            .ok_or_else(|| RopeError::overflow("heads", "invocations of a token must fit u32"))?;
+
+        let word = |wide: u64, operand| {
+            u32::try_from(wide).map_err(|_| RopeError::overflow(operand, "must fit u32"))
+        };
+        let mut uniform = Vec::with_capacity(20);
+        for part in 0..2 {
+            let Some((placed, window, bound)) = parts.get(part) else {
+                uniform.extend([0; 4]);
+                continue;
+            };
+            let layout = placed.side.layout;
+            // A stride that is never taken need not fit, nor be whole.
+            let stride = |stride: u64, range: &Range<u32>| {
+                let taken = if count(range) > 1 { stride } else { 0 };
+                word(taken * element.bytes() / unit, "stride")
+            };
+            let first = placed.first(spec, window) - bound.start;
+            uniform.extend([
+                word(first / unit, "offset")?,
+                stride(layout.batch_stride, &window.batch)?,
+                stride(layout.token_stride, &window.tokens)?,
+                stride(layout.head_stride, &window.heads)?,
+            ]);
+        }
+        let interleaved = spec.config.pairing() == Pairing::Interleaved;
+        let (row_batch, row_token) = spec.rows.strides(spec.tokens);
+        uniform.extend([
+            word(spec.row(window.batch.start, window.tokens.start), "rows")?,
+            row_batch,
+            row_token,
+            // Entries of a row, padded to an even number; counted in units of two for 16-byte loads.
+            match path {
+                Path::Quads => pairs.div_ceil(2),
+                Path::Words | Path::Heads => pairs.next_multiple_of(2),
+            },
+        ]);
+        uniform.extend([
+            if interleaved {
+                1
+            } else {
+                word(u64::from(pairs) * element.bytes() / unit, "distance")?
+            },
+            groups[0],
+            groups[1],
+            0,
+        ]);
+        uniform.extend([count(&window.tokens), count(&window.batch), 0, 0]);
+
+        let two = key.is_some() && !shared;
+        let mut bindings = vec![
+            PlannedBinding::new(0, Resource::Uniform, 0..uniform.len() as u64 * 4),
+            PlannedBinding::new(1, Resource::Rows, 0..self.row_bytes()),
+        ];
+        let bound_parts = parts.iter().take(if two { 2 } else { 1 });
+        bindings.extend((2..).zip(bound_parts).map(|(binding, (placed, _, bound))| {
+            PlannedBinding::new(binding, placed.resource, bound.clone())
+        }));
+        Ok(PlannedDispatch {
+            entry_point: match (path, two) {
+                (Path::Quads, false) => "quads_one",
+                (Path::Quads, true) => "quads_two",
+                (Path::Words, false) => "words_one",
+                (Path::Words, true) => "words_two",
+                (Path::Heads, _) => "heads_one",
+            },
+            constants: vec![
+                ("WORKGROUP", workgroup.into()),
+                ("LANES", lanes.into()),
+                ("PAIRS", pairs.into()),
+                (
+                    "ELEMENT",
+                    match element {
+                        ElementType::F32 => 0.0,
+                        ElementType::F16 => 1.0,
+                        ElementType::Bf16 => 2.0,
+                    },
+                ),
+                ("INTERLEAVED", f64::from(u8::from(interleaved))),
+                ("QUERY_HEADS", per[0].into()),
+                ("KEY_HEADS", per[1].into()),
+            ],
+            uniform,
+            bindings,
+            across,
+            batch: count(&window.batch),
+            range: window.tokens.clone(),
+        })
+    }
+}
+
+/// One tensor at its place in a buffer. That its last byte fits u64 has been checked.
+struct Placed {
+    operand: &'static str,
+    resource: Resource,
+    side: Side,
+    /// Bytes before the view's origin.
+    origin: u64,
+}
+
+impl Placed {
+    fn new(
+        plan: &RopePlan,
+        operand: &'static str,
+        resource: Resource,
+        side: Side,
+        origin: u64,
+    ) -> Result<Self> {
+        if !origin.is_multiple_of(4) {
+            return Err(RopeError::Buffer {
+                operand,
+                rule: "byte offset must be a multiple of 4".into(),
+                got: origin.to_string(),
+            });
+        }
+        let end = side.layout.end(plan.spec.batch, plan.spec.tokens)?;
+        end.checked_mul(side.element.bytes())
+            .and_then(|bytes| bytes.checked_next_multiple_of(4))
+            .and_then(|bytes| bytes.checked_add(origin))
+            .ok_or_else(|| RopeError::overflow(operand, "byte offsets must fit u64"))?;
+        Ok(Self {
+            operand,
+            resource,
+            side,
+            origin,
+        })
+    }
+
+    /// The byte where the rotary window of a head starts.
+    fn slice(&self, spec: &RotateSpec, batch: u32, token: u32, head: u32) -> u64 {
+        let at = self.side.layout.at(batch.into(), token.into(), head.into())
+            + u64::from(spec.config.rotary_offset());
+        self.origin + at * self.side.element.bytes()
+    }
+
+    /// The byte where the first slice of a window starts.
+    fn first(&self, spec: &RotateSpec, window: &Window) -> u64 {
+        let Window {
+            batch,
+            tokens,
+            heads,
+        } = window;
+        self.slice(spec, batch.start, tokens.start, heads.start)
+    }
+
+    /// The bytes that the rotation of a window touches, whole words.
+    fn touched(&self, spec: &RotateSpec, window: &Window) -> Range<u64> {
+        let last = self.slice(
+            spec,
+            window.batch.end - 1,
+            window.tokens.end - 1,
+            window.heads.end - 1,
+        );
+        let end = last + u64::from(spec.config.rotary_dim()) * self.side.element.bytes();
+        self.first(spec, window) / 4 * 4..end.next_multiple_of(4)
+    }
+
+    fn everything(&self, spec: &RotateSpec) -> Window {
+        Window {
+            batch: 0..spec.batch,
+            tokens: 0..spec.tokens,
+            heads: 0..self.side.layout.heads,
+        }
+    }
+
+    fn meets(&self, other: &Self, spec: &RotateSpec) -> Result<bool> {
+        // Counted in 16-bit halves, so that element types of both sizes compare.
+        let halves = |placed: &Self| {
+            let scale = placed.side.element.bytes() / 2;
+            let layout = placed.side.layout;
+            Some(HeadLayout {
+                heads: layout.heads,
+                head_dim: layout.head_dim.checked_mul(u32::try_from(scale).ok()?)?,
+                batch_stride: layout.batch_stride.checked_mul(scale)?,
+                token_stride: layout.token_stride.checked_mul(scale)?,
+                head_stride: layout.head_stride.checked_mul(scale)?,
+                offset: layout.offset.checked_mul(scale)?,
+            })
+        };
+        let (Some(a), Some(b)) = (halves(self), halves(other)) else {
+            return Err(RopeError::overflow("layout", "byte offsets must fit u64"));
+        };
+        let apart = (i128::from(other.origin) - i128::from(self.origin)) / 2;
+        Ok(a.meets(&b, spec.batch, spec.tokens, apart))
+    }
+
+    /// How invocations can take hold of this tensor. Bindings start at multiples of 16 bytes, so it shows in the offsets
+    /// in the buffer; windows start whole strides further on.
+    fn path(&self, spec: &RotateSpec) -> Path {
+        let (layout, bytes) = (self.side.layout, self.side.element.bytes());
+        let pairs = spec.config.rotary_dim() / 2;
+        let fits = |unit: u64| {
+            let stride =
+                |stride: u64, count: u32| count <= 1 || (stride * bytes).is_multiple_of(unit);
+            self.slice(spec, 0, 0, 0).is_multiple_of(unit)
+                && stride(layout.batch_stride, spec.batch)
+                && stride(layout.token_stride, spec.tokens)
+                && stride(layout.head_stride, layout.heads)
+                && (u64::from(pairs) * bytes).is_multiple_of(unit)
+        };
+        if fits(16) {
+            Path::Quads
+        } else if fits(4) {
+            Path::Words
+        } else {
+            Path::Heads
+        }
+    }
+
+    /// This tensor by itself: one dispatch, or one for each window that fits a binding and a grid.
+    fn alone(&self, plan: &RopePlan) -> Result<Vec<PlannedDispatch>> {
+        let path = self.path(&plan.spec);
+        let mut windows = Vec::new();
+        self.split(plan, path, self.everything(&plan.spec), &mut windows)?;
+        windows
+            .into_iter()
+            .map(|window| {
+                let bound = plan.bound(self.touched(&plan.spec, &window));
+                plan.dispatch(path, &[(self, window, bound)], true)
+            })
+            .collect()
+    }
+
+    /// Cuts a window until every part fits a grid and a binding.
+    fn split(
+        &self,
+        plan: &RopePlan,
+        path: Path,
+        window: Window,
+        out: &mut Vec<Window>,
+    ) -> Result<()> {
+        let (most, layout) = (plan.limits.workgroups(), self.side.layout);
+        let lanes = path.lanes(self.side.element, plan.pairs());
+        let size = |window: &Window| {
+            let bound = plan.bound(self.touched(&plan.spec, window));
+            bound.end - bound.start
+        };
+        // Along which axis, and how far a part may reach.
+        let (axis, steps) = if count(&window.tokens) > most {
+            (Axis::Tokens, most)
+        } else if count(&window.batch) > most {
+            (Axis::Batch, most)
+        } else if !plan.fits_grid(&window, lanes) {
+            if count(&window.heads) == 1 {
+                return Err(RopeError::Limit {
+                    limit: "max_compute_workgroups_per_dimension",
+                    operand: self.operand,
+                    needed: plan.across(lanes).0.into(),
+                    allowed: most.into(),
+                });
+            }
+            (Axis::Heads, count(&window.heads).div_ceil(2))
+        } else if size(&window) > plan.limits.binding() {
+            // The largest stride first: as many of its steps as surely fit; at least one, which may then be cut further.
+            let axes = [
+                (layout.batch_stride, Axis::Batch),
+                (layout.token_stride, Axis::Tokens),
+                (layout.head_stride, Axis::Heads),
+            ];
+            let Some((stride, axis)) = axes
+                .into_iter()
+                .filter(|(_, axis)| count(axis.of(&window)) > 1)
+                .max_by_key(|(stride, _)| *stride)
+            else {
+                return plan.limits.check_binding(self.operand, size(&window));
+            };
+            let start = axis.of(&window).start;
+            let one = size(&axis.cut(&window, start..start + 1)) + plan.limits.alignment();
+            let step = (stride * self.side.element.bytes()).max(1);
+            let steps = 1 + plan.limits.binding().saturating_sub(one) / step;
+            (axis, u32::try_from(steps).unwrap_or(u32::MAX))
+        } else {
+            out.push(window);
+            return check_dispatches(self.operand, out.len());
+        };
+        let whole = axis.of(&window).clone();
+        let mut start = whole.start;
+        while start < whole.end {
+            let end = start.saturating_add(steps).min(whole.end);
+            self.split(plan, path, axis.cut(&window, start..end), out)?;
+            start = end;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Axis {
+    Batch,
+    Tokens,
+    Heads,
+}
+
+impl Axis {
+    fn of(self, window: &Window) -> &Range<u32> {
+        match self {
+            Self::Batch => &window.batch,
+            Self::Tokens => &window.tokens,
+            Self::Heads => &window.heads,
+        }
+    }
+
+    /// The part of a window along this axis.
+    fn cut(self, window: &Window, range: Range<u32>) -> Window {
+        let mut part = window.clone();
+        *match self {
+            Self::Batch => &mut part.batch,
+            Self::Tokens => &mut part.tokens,
+            Self::Heads => &mut part.heads,
+        } = range;
+        part
+    }
+}
