@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Result, RopeError};
-use crate::kernel::{Pipeline, RopeKernel, Step, lock};
+use crate::kernel::{Pipeline, RopeKernel, Step, lock, storage};
 use crate::plan::{Placement, PlannedDispatch, Resource, RopePlan};
 use crate::table::CosSinTable;
 
@@ -56,6 +56,18 @@ struct Shared {
     plan: RopePlan,
     /// What each placement takes, byte ranges relative to the aligned starts of the operands.
     placements: Mutex<HashMap<Placement, Pipelines>>,
+}
+
+impl RopeKernel {
+    /// Takes a plan for its tensors to be bound to. Pipelines and uniform buffers are made once for each way that tensors lie relative to
+    /// the storage alignment, when the first are bound so; [`RopeKernel::warm`] compiles the pipelines before.
+    ///
+    /// # Errors
+    /// [`RopeError::Limit`] where the plan was made for limits that this device does not have.
+    pub fn prepare(&self, plan: &RopePlan) -> Result<PreparedRope> {
+        self.check_limits(plan)?;
+        Ok(PreparedRope::new(self, plan))
+    }
 }
 
 impl PreparedRope {
@@ -324,26 +336,6 @@ impl RopeDispatch {
         }
         Ok(())
     }
-}
-
-/// Checks that a slice can be a storage binding.
-pub(crate) fn storage(operand: &'static str, slice: wgpu::BufferSlice<'_>) -> Result<()> {
-    let usage = slice.buffer().usage();
-    if !usage.contains(wgpu::BufferUsages::STORAGE) {
-        return Err(RopeError::buffer(
-            operand,
-            "must have the usage STORAGE",
-            format!("{usage:?}"),
-        ));
-    }
-    if !slice.offset().is_multiple_of(4) {
-        return Err(RopeError::buffer(
-            operand,
-            "byte offset must be a multiple of 4",
-            slice.offset(),
-        ));
-    }
-    Ok(())
 }
 
 /// Checks that a slice can hold a view of `bytes` bytes.

@@ -4,14 +4,11 @@ use std::collections::HashMap;
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::dispatch::PreparedRope;
 use crate::error::{Result, RopeError};
-use crate::frequencies::{Direction, Frequencies};
+use crate::frequencies::Frequencies;
 use crate::plan::{
-    Angles, Limits, Placement, PlannedDispatch, ROTATE_WGSL, Resource, RopePlan, TABLE_WGSL,
-    TablePlan,
+    Limits, Placement, PlannedDispatch, ROTATE_WGSL, Resource, RopePlan, TABLE_WGSL,
 };
-use crate::table::CosSinTable;
 
 /// What a kernel may be given beside its device.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +40,7 @@ struct Shared {
 /// A shader module, and its layouts with three and with four bindings.
 #[derive(Debug)]
 struct Stage {
+    label: &'static str,
     module: wgpu::ShaderModule,
     layouts: [(wgpu::BindGroupLayout, wgpu::PipelineLayout); 2],
 }
@@ -56,6 +54,7 @@ struct PipelineKey {
 /// A pipeline with what its bind groups are made from.
 #[derive(Debug, Clone)]
 pub(crate) struct Pipeline {
+    label: &'static str,
     pipeline: wgpu::ComputePipeline,
     layout: wgpu::BindGroupLayout,
     uniform: wgpu::Buffer,
@@ -181,22 +180,14 @@ impl RopeKernel {
             cpu: device.adapter_info().device_type == wgpu::DeviceType::Cpu,
         };
         let (rotate, table) = scoped(&device, "kernel", None, || {
-            use Resource::{Key, Pairs, Positions, Query, Rows, Uniform};
+            use wgpu::BufferBindingType::{Storage, Uniform};
+            let (read, write) = (Storage { read_only: true }, Storage { read_only: false });
+            // In the order of the shaders' bindings.
+            let rotate = [Uniform, read, write, write];
+            let table = [Uniform, read, write, read];
             (
-                Stage::new(
-                    &device,
-                    "rotate",
-                    ROTATE_WGSL,
-                    [Uniform, Rows, Query, Key],
-                    2,
-                ),
-                Stage::new(
-                    &device,
-                    "table",
-                    TABLE_WGSL,
-                    [Uniform, Pairs, Rows, Positions],
-                    1,
-                ),
+                Stage::new(&device, "wgpu-rope rotate", ROTATE_WGSL, rotate),
+                Stage::new(&device, "wgpu-rope table", TABLE_WGSL, table),
             )
         })?;
         Ok(Self {
@@ -223,36 +214,9 @@ impl RopeKernel {
         &self.shared.limits
     }
 
-    /// Makes an empty table of `rows` rows on the device: `rows * width * 8` bytes, the width made even.
-    ///
-    /// Its rows are made by [`CosSinTable::bind_positions`] and a recorded fill.
-    ///
-    /// # Errors
-    /// Those of [`TablePlan::new`]; [`RopeError::OutOfMemory`] and [`RopeError::Device`] where wgpu cannot make the buffers.
-    pub fn table(
-        &self,
-        frequencies: &Frequencies,
-        rows: u32,
-        angles: Angles,
-        direction: Direction,
-    ) -> Result<CosSinTable> {
-        let plan = TablePlan::new(frequencies, rows, angles, direction, self.limits())?;
-        CosSinTable::new(self, plan)
-    }
-
-    /// Takes a plan for its tensors to be bound to. Pipelines and uniform buffers are made once for each way that tensors lie relative to
-    /// the storage alignment, when the first are bound so; [`RopeKernel::warm`] compiles the pipelines before.
-    ///
-    /// # Errors
-    /// [`RopeError::Limit`] where the plan was made for limits that this device does not have.
-    pub fn prepare(&self, plan: &RopePlan) -> Result<PreparedRope> {
-        self.check_limits(plan)?;
-        Ok(PreparedRope::new(self, plan))
-    }
-
     /// Compiles the pipelines of plans now, so that no binding waits for the driver's compiler. Which pipeline it is depends on
     /// where tensors lie: whether query and key share a buffer, and whether they start on 16 bytes. (A table's pipeline is
-    /// compiled by [`CosSinTable::bind_positions`].)
+    /// compiled by [`CosSinTable::bind_positions`](crate::CosSinTable::bind_positions).)
     ///
     /// # Errors
     /// As for [`RopeKernel::prepare`] and [`RopePlan::dispatches`]; [`RopeError::Device`] where wgpu refuses a pipeline.
@@ -269,7 +233,7 @@ impl RopeKernel {
         Ok(())
     }
 
-    fn check_limits(&self, plan: &RopePlan) -> Result<()> {
+    pub(crate) fn check_limits(&self, plan: &RopePlan) -> Result<()> {
         let (planned, own) = (plan.limits(), self.limits());
         let at_most = [
             (
@@ -336,7 +300,7 @@ impl RopeKernel {
             .collect();
         let bind_group = scoped(self.device(), operand, None, || {
             self.device().create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some("wgpu-rope"),
+                label: Some(pipeline.label),
                 layout: &pipeline.layout,
                 entries: &entries,
             })
@@ -349,23 +313,19 @@ impl RopeKernel {
     }
 
     pub(crate) fn rotate_pipeline(&self, dispatch: &PlannedDispatch) -> Result<Pipeline> {
-        self.pipeline(&self.shared.rotate, dispatch, "wgpu-rope rotate params")
+        self.pipeline(&self.shared.rotate, dispatch)
     }
 
     pub(crate) fn table_pipeline(&self, dispatch: &PlannedDispatch) -> Result<Pipeline> {
-        self.pipeline(&self.shared.table, dispatch, "wgpu-rope table params")
+        self.pipeline(&self.shared.table, dispatch)
     }
 
-    fn pipeline(
-        &self,
-        stage: &Stage,
-        dispatch: &PlannedDispatch,
-        label: &'static str,
-    ) -> Result<Pipeline> {
+    fn pipeline(&self, stage: &Stage, dispatch: &PlannedDispatch) -> Result<Pipeline> {
         Ok(Pipeline {
+            label: stage.label,
             pipeline: self.compile(stage, dispatch)?,
             layout: stage.layouts(dispatch).0.clone(),
-            uniform: self.buffer_of(label, wgpu::BufferUsages::UNIFORM, &dispatch.uniform)?,
+            uniform: self.buffer_of(stage.label, wgpu::BufferUsages::UNIFORM, &dispatch.uniform)?,
         })
     }
 
@@ -430,34 +390,19 @@ impl RopeKernel {
 }
 
 impl Stage {
-    /// `written` is the binding from which on bindings are read-write, but for positions.
     fn new(
         device: &wgpu::Device,
-        name: &str,
-        text: &str,
-        resources: [Resource; 4],
-        written: usize,
+        label: &'static str,
+        text: &'static str,
+        types: [wgpu::BufferBindingType; 4],
     ) -> Self {
-        let label = format!("wgpu-rope {name}");
-        let label = Some(label.as_str());
         let entries: Vec<_> = (0..)
-            .zip(resources)
-            .map(|(binding, resource)| wgpu::BindGroupLayoutEntry {
+            .zip(types)
+            .map(|(binding, ty)| wgpu::BindGroupLayoutEntry {
                 binding,
                 visibility: wgpu::ShaderStages::COMPUTE,
                 ty: wgpu::BindingType::Buffer {
-                    ty: match resource {
-                        Resource::Uniform => wgpu::BufferBindingType::Uniform,
-                        Resource::Pairs | Resource::Positions => {
-                            wgpu::BufferBindingType::Storage { read_only: true }
-                        }
-                        Resource::Rows => wgpu::BufferBindingType::Storage {
-                            read_only: written == 2,
-                        },
-                        Resource::Query | Resource::Key => {
-                            wgpu::BufferBindingType::Storage { read_only: false }
-                        }
-                    },
+                    ty,
                     has_dynamic_offset: false,
                     min_binding_size: None,
                 },
@@ -465,17 +410,18 @@ impl Stage {
             })
             .collect();
         Self {
+            label,
             module: device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label,
+                label: Some(label),
                 source: wgpu::ShaderSource::Wgsl(text.into()),
             }),
             layouts: [3, 4].map(|bindings| {
                 let group = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-                    label,
+                    label: Some(label),
                     entries: &entries[..bindings],
                 });
                 let pipeline = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-                    label,
+                    label: Some(label),
                     bind_group_layouts: &[Some(&group)],
                     immediate_size: 0,
                 });
@@ -534,4 +480,24 @@ pub(crate) fn scoped<T>(
         }
         Ok(made)
     }
+}
+
+/// Checks that a slice can be a storage binding.
+pub(crate) fn storage(operand: &'static str, slice: wgpu::BufferSlice<'_>) -> Result<()> {
+    let usage = slice.buffer().usage();
+    if !usage.contains(wgpu::BufferUsages::STORAGE) {
+        return Err(RopeError::buffer(
+            operand,
+            "must have the usage STORAGE",
+            format!("{usage:?}"),
+        ));
+    }
+    if !slice.offset().is_multiple_of(4) {
+        return Err(RopeError::buffer(
+            operand,
+            "byte offset must be a multiple of 4",
+            slice.offset(),
+        ));
+    }
+    Ok(())
 }

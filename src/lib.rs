@@ -78,6 +78,8 @@ mod layout;
 mod plan;
 pub mod reference;
 #[cfg(feature = "wgpu")]
+mod self_test;
+#[cfg(feature = "wgpu")]
 mod table;
 pub mod turns;
 
@@ -92,9 +94,10 @@ pub use plan::{
 };
 #[cfg(feature = "wgpu")]
 pub use {
-    context::{GpuContext, SelfTest},
+    context::GpuContext,
     dispatch::{Operands, PreparedRope, RopeDispatch},
     kernel::{KernelOptions, RopeKernel},
+    self_test::SelfTest,
     table::{CosSinTable, Positions, TableFill},
     wgpu,
 };

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::dispatch::storage;
 use crate::error::{Result, RopeError};
-use crate::kernel::{RopeKernel, Step, scoped};
-use crate::plan::{PositionSource, Resource, TablePlan};
+use crate::frequencies::{Direction, Frequencies};
+use crate::kernel::{RopeKernel, Step, scoped, storage};
+use crate::plan::{Angles, PositionSource, Resource, TablePlan};
 
 /// Where the positions of a table's rows come from. Buffers are the caller's, hold i32, and need
 /// [`wgpu::BufferUsages::STORAGE`]; they are read when a recorded fill runs, so one small write to them a step is all that
@@ -47,6 +47,25 @@ struct Shared {
     pairs: wgpu::Buffer,
     /// Rows that some recorded fill has made.
     filled: AtomicU32,
+}
+
+impl RopeKernel {
+    /// Makes an empty table of `rows` rows on the device: `rows * width * 8` bytes, the width made even.
+    ///
+    /// Its rows are made by [`CosSinTable::bind_positions`] and a recorded fill.
+    ///
+    /// # Errors
+    /// Those of [`TablePlan::new`]; [`RopeError::OutOfMemory`] and [`RopeError::Device`] where wgpu cannot make the buffers.
+    pub fn table(
+        &self,
+        frequencies: &Frequencies,
+        rows: u32,
+        angles: Angles,
+        direction: Direction,
+    ) -> Result<CosSinTable> {
+        let plan = TablePlan::new(frequencies, rows, angles, direction, self.limits())?;
+        CosSinTable::new(self, plan)
+    }
 }
 
 impl CosSinTable {

@@ -71,6 +71,10 @@ fn test() -> Result<(), Failure> {
     cargo(&["test", "--all-features", "--doc"])?;
     cargo(&["test", "--no-default-features", "--lib", "--tests"])?;
     cargo(&["test", "--all-features", "--bench", "rope"])?;
+    // The examples that check themselves.
+    for example in ["quickstart", "embed", "decode_loop"] {
+        cargo(&["run", "--quiet", "--all-features", "--example", example])?;
+    }
     documentation()
 }
 
