@@ -14,9 +14,9 @@
 // Override constants
 //   WORKGROUP    invocations along x
 //   LANES        invocations that share a head of a token
-//   PAIRS        pairs of the rotary window
+//   PAIRS        pairs that are rotated, the first of the rotary window
 //   ELEMENT      0 f32; two to a word: 1 f16, 2 bf16
-//   INTERLEAVED  pair k is channels (2k, 2k + 1), else (k, k + PAIRS)
+//   INTERLEAVED  pair k is channels (2k, 2k + 1), else (k, k + half the rotary window)
 //   QUERY_HEADS, KEY_HEADS  heads that an invocation rotates with one load of cos and sin, 1 to 8, divisors of the counts
 //
 // Entry points: what an invocation owns of each of its heads, and from how many bindings

@@ -31,8 +31,11 @@ pub enum Pairing {
     Interleaved,
 }
 
-/// How the inverse frequencies depart from `theta^(-2k/r)`.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+/// How the inverse frequencies depart from `theta^(-2k/r)`, r being the rotary dimension and k the pair.
+///
+/// A scaling of a longer context says nothing of lengths but for two: [`Scaling::Dynamic`] and [`Scaling::LongRope`] give other
+/// frequencies past a length, see [`Frequencies::for_length`](crate::Frequencies::for_length).
+#[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Scaling {
     /// `theta^(-2k/r)` as it is (Su et al., RoFormer, arXiv:2104.09864, section 3.2.2).
@@ -41,6 +44,49 @@ pub enum Scaling {
     /// All frequencies divided by `factor`: position interpolation (Chen et al., arXiv:2306.15595).
     Linear {
         /// How many times longer the context becomes.
+        factor: f64,
+    },
+    /// A fixed change of base by `factor` (vLLM's `ntk`, after bloc97's NTK-aware interpolation):
+    /// `(theta * factor)^(-2k/r) * factor^(-2/r)`, or, with `mixed_b`, `theta^(-2k/r) * exp(-a (k + 1)^b)` with
+    /// `a = ln(factor) / (r/2)^b`.
+    Ntk {
+        /// How many times longer the context becomes.
+        factor: f64,
+        /// The exponent b, if there is one.
+        mixed_b: Option<f64>,
+    },
+    /// theta times `alpha^(r / (r - 2))` (Hunyuan's `alpha`, which its files call `dynamic`).
+    NtkAlpha {
+        /// The change of base.
+        alpha: f64,
+    },
+    /// theta times `(factor * L / M - (factor - 1))^(r / (r - 2))` for a context of L positions past the M of the training
+    /// (emozilla's dynamic NTK scaling, as transformers has it); unscaled up to M.
+    ///
+    /// The frequencies of a longer context turn keys otherwise than those of a shorter one: keys that were cached before the context grew past
+    /// M do not fit those after it, unless they are cached unrotated or rotated anew.
+    Dynamic {
+        /// How fast the base grows.
+        factor: f64,
+        /// M, in positions.
+        max_position_embeddings: f64,
+    },
+    /// Short wavelengths kept, long ones divided, a ramp between: YaRN (Peng et al., arXiv:2309.00071, section 3).
+    Yarn(Yarn),
+    /// A divisor for each pair, of one set up to the original context length and of another past it: LongRoPE (Ding et al.,
+    /// arXiv:2402.13753; Phi-3's `longrope` and `su`).
+    ///
+    /// The set is one for a whole sequence: choose it by the longest context that the sequence may reach, and keep it, since keys turned by the short set do
+    /// not fit those turned by the long one. Chunks of a prefill all take the same.
+    LongRope {
+        /// Divisors up to `original_max_position_embeddings`, one for each pair.
+        short_factor: Vec<f64>,
+        /// Divisors past it.
+        long_factor: Vec<f64>,
+        /// The context length of the first training, in positions.
+        original_max_position_embeddings: f64,
+        /// How many times longer the context becomes: `max_position_embeddings / original_max_position_embeddings` where a file does not
+        /// say. It makes the attention factor, `sqrt(1 + ln(factor) / ln(original))` above 1.
         factor: f64,
     },
     /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, a linear blend between
@@ -56,6 +102,243 @@ pub enum Scaling {
         /// The context length of the first training, in positions.
         original_max_position_embeddings: f64,
     },
+    /// The first `rotated_pairs` pairs of the window have `theta^(-2k/r) / factor`, the others do not turn (Gemma 4's `proportional`, where
+    /// the window is the whole head and a quarter of its pairs turn).
+    Proportional {
+        /// Pairs that turn: `floor(partial_rotary_factor * head_dim / 2)`.
+        rotated_pairs: u32,
+        /// The division of their frequencies.
+        factor: f64,
+    },
+    /// Each frequency divided by its factor: `rope_freqs.weight` of GGUF, `freq_factors` of ggml.
+    FrequencyFactors(Vec<f64>),
+}
+
+/// The parameters of YaRN. Made with [`Yarn::new`] and changed with the `with_` methods.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Yarn {
+    pub(crate) factor: f64,
+    pub(crate) original_max_position_embeddings: f64,
+    pub(crate) beta_fast: f64,
+    pub(crate) beta_slow: f64,
+    pub(crate) mscale: Option<f64>,
+    pub(crate) mscale_all_dim: Option<f64>,
+    pub(crate) truncate: bool,
+}
+
+impl Yarn {
+    /// A context `factor` times as long as the `original_max_position_embeddings` positions of the first training: betas 32
+    /// and 1, ends of the ramp on whole pairs, attention factor `0.1 ln(factor) + 1`.
+    #[must_use]
+    pub fn new(factor: f64, original_max_position_embeddings: f64) -> Self {
+        Self {
+            factor,
+            original_max_position_embeddings,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            mscale: None,
+            mscale_all_dim: None,
+            truncate: true,
+        }
+    }
+
+    /// Pairs that make more than `fast` turns within the original context are kept, those that make fewer than `slow` divided.
+    #[must_use]
+    pub fn with_betas(self, fast: f64, slow: f64) -> Self {
+        Self {
+            beta_fast: fast,
+            beta_slow: slow,
+            ..self
+        }
+    }
+
+    /// The attention factor as the quotient of `0.1 mscale ln(factor) + 1` and `0.1 mscale_all_dim ln(factor) + 1`, where both are
+    /// neither absent nor 0 (DeepSeek V2 and V3).
+    #[must_use]
+    pub fn with_mscale(self, mscale: Option<f64>, mscale_all_dim: Option<f64>) -> Self {
+        Self {
+            mscale,
+            mscale_all_dim,
+            ..self
+        }
+    }
+
+    /// Whether the ramp ends on whole pairs (gpt-oss: not).
+    #[must_use]
+    pub fn with_truncate(self, truncate: bool) -> Self {
+        Self { truncate, ..self }
+    }
+
+    /// What DeepSeek V2 and V3 multiply the scale of the softmax by, beside all that cos and sin carry:
+    /// `(0.1 mscale_all_dim ln(factor) + 1)^2`. It concerns the whole logit and is the host's to apply.
+    #[must_use]
+    pub fn softmax_factor(&self) -> f64 {
+        let scale = self.magnitude(self.mscale_all_dim.unwrap_or(0.0));
+        scale * scale
+    }
+
+    /// `0.1 mscale ln(factor) + 1`, and 1 up to a factor of 1.
+    fn magnitude(&self, mscale: f64) -> f64 {
+        if self.factor <= 1.0 {
+            1.0
+        } else {
+            0.1 * mscale * libm::log(self.factor) + 1.0
+        }
+    }
+
+    fn attention_factor(&self) -> f64 {
+        match (self.mscale, self.mscale_all_dim) {
+            (Some(mscale), Some(all)) if mscale != 0.0 && all != 0.0 => {
+                self.magnitude(mscale) / self.magnitude(all)
+            }
+            _ => self.magnitude(1.0),
+        }
+    }
+}
+
+impl Scaling {
+    /// The factor of cos and sin that the scaling's own rule gives.
+    #[must_use]
+    pub fn attention_factor(&self) -> f64 {
+        match self {
+            Self::Yarn(yarn) => yarn.attention_factor(),
+            Self::LongRope {
+                original_max_position_embeddings: original,
+                factor,
+                ..
+            } if *factor > 1.0 => (1.0 + libm::log(*factor) / libm::log(*original)).sqrt(),
+            _ => 1.0,
+        }
+    }
+
+    fn validate(&self, pairs: u32) -> Result<()> {
+        let divisors = |operand, values: &[f64]| {
+            if values.len() as u64 != u64::from(pairs) {
+                return Err(RopeError::config(
+                    operand,
+                    format!("must have {pairs} values, one for each pair"),
+                    values.len(),
+                ));
+            }
+            values
+                .iter()
+                .try_for_each(|&value| positive(operand, value))
+        };
+        let original = |value| {
+            // Its logarithm is divided by.
+            positive("original_max_position_embeddings", value)?;
+            if value <= 1.0 {
+                return Err(RopeError::config(
+                    "original_max_position_embeddings",
+                    "must be above 1",
+                    value,
+                ));
+            }
+            Ok(())
+        };
+        let base_changes = || {
+            if pairs < 2 {
+                return Err(RopeError::config(
+                    "rotary_dim",
+                    "must be at least 4 for a scaling that changes the base",
+                    2 * pairs,
+                ));
+            }
+            Ok(())
+        };
+        match self {
+            Self::None => Ok(()),
+            Self::Linear { factor } => positive("scaling factor", *factor),
+            Self::Ntk { factor, mixed_b } => {
+                positive("scaling factor", *factor)?;
+                mixed_b.map_or(Ok(()), |b| positive("mixed_b", b))
+            }
+            Self::NtkAlpha { alpha } => {
+                base_changes()?;
+                positive("alpha", *alpha)
+            }
+            Self::Dynamic {
+                factor,
+                max_position_embeddings,
+            } => {
+                base_changes()?;
+                if !factor.is_finite() || *factor < 1.0 {
+                    return Err(RopeError::config(
+                        "scaling factor",
+                        "must be a finite number of at least 1",
+                        factor,
+                    ));
+                }
+                positive("max_position_embeddings", *max_position_embeddings)
+            }
+            Self::Yarn(yarn) => {
+                positive("scaling factor", yarn.factor)?;
+                original(yarn.original_max_position_embeddings)?;
+                positive("beta_fast", yarn.beta_fast)?;
+                positive("beta_slow", yarn.beta_slow)?;
+                for (operand, value) in [
+                    ("mscale", yarn.mscale),
+                    ("mscale_all_dim", yarn.mscale_all_dim),
+                ] {
+                    if value.is_some_and(|value| !value.is_finite()) {
+                        return Err(RopeError::config(
+                            operand,
+                            "must be a finite number",
+                            value.unwrap_or_default(),
+                        ));
+                    }
+                }
+                Ok(())
+            }
+            Self::LongRope {
+                short_factor,
+                long_factor,
+                original_max_position_embeddings,
+                factor,
+            } => {
+                divisors("short_factor", short_factor)?;
+                divisors("long_factor", long_factor)?;
+                original(*original_max_position_embeddings)?;
+                positive("scaling factor", *factor)
+            }
+            Self::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => {
+                positive("scaling factor", *factor)?;
+                positive("low_freq_factor", *low_freq_factor)?;
+                positive("high_freq_factor", *high_freq_factor)?;
+                positive(
+                    "original_max_position_embeddings",
+                    *original_max_position_embeddings,
+                )?;
+                if high_freq_factor < low_freq_factor {
+                    return Err(RopeError::config(
+                        "high_freq_factor",
+                        format!("must not be below low_freq_factor {low_freq_factor}"),
+                        high_freq_factor,
+                    ));
+                }
+                Ok(())
+            }
+            Self::Proportional {
+                rotated_pairs,
+                factor,
+            } => {
+                if !(1..=pairs).contains(rotated_pairs) {
+                    return Err(RopeError::config(
+                        "rotated_pairs",
+                        format!("must be from 1 to {pairs}"),
+                        rotated_pairs,
+                    ));
+                }
+                positive("scaling factor", *factor)
+            }
+            Self::FrequencyFactors(factors) => divisors("freq_factors", factors),
+        }
+    }
 }
 
 /// The RoPE of one kind of layer.
@@ -87,7 +370,7 @@ pub struct RopeConfig {
     theta: f64,
     pairing: Pairing,
     scaling: Scaling,
-    attention_factor: f64,
+    attention_factor: Option<f64>,
 }
 
 impl RopeConfig {
@@ -101,7 +384,7 @@ impl RopeConfig {
             theta: 10_000.0,
             pairing: Pairing::HalfSplit,
             scaling: Scaling::None,
-            attention_factor: 1.0,
+            attention_factor: None,
         }
     }
 
@@ -138,11 +421,12 @@ impl RopeConfig {
         Self { scaling, ..self }
     }
 
-    /// The factor that multiplies both cos and sin (so scores gain its square on the rotated channels).
+    /// The factor that multiplies both cos and sin (so scores gain its square on the rotated channels), in place of the one that the
+    /// scaling's rule gives.
     #[must_use]
     pub fn with_attention_factor(self, attention_factor: f64) -> Self {
         Self {
-            attention_factor,
+            attention_factor: Some(attention_factor),
             ..self
         }
     }
@@ -179,14 +463,28 @@ impl RopeConfig {
 
     /// How the frequencies are scaled.
     #[must_use]
-    pub fn scaling(&self) -> Scaling {
-        self.scaling
+    pub fn scaling(&self) -> &Scaling {
+        &self.scaling
     }
 
-    /// The factor of cos and sin.
+    /// The factor of cos and sin: the one that was set, or the scaling's.
     #[must_use]
     pub fn attention_factor(&self) -> f64 {
         self.attention_factor
+            .unwrap_or_else(|| self.scaling.attention_factor())
+    }
+
+    /// How many pairs of the window a rotation has to touch, the first ones: all, but where the scaling leaves the last ones
+    /// without a frequency and nothing scales them either. Those are left alone, bit for bit.
+    #[must_use]
+    pub fn rotated_pairs(&self) -> u32 {
+        match self.scaling {
+            #[expect(clippy::float_cmp, reason = "a factor of exactly 1 changes no bit")]
+            Scaling::Proportional { rotated_pairs, .. } if self.attention_factor() == 1.0 => {
+                rotated_pairs
+            }
+            _ => self.rotary_dim / 2,
+        }
     }
 
     /// Checks every value by itself.
@@ -218,39 +516,16 @@ impl RopeConfig {
             ));
         }
         positive("theta", self.theta)?;
-        if !self.attention_factor.is_finite() || self.attention_factor == 0.0 {
+        self.scaling.validate(self.rotary_dim / 2)?;
+        let attention_factor = self.attention_factor();
+        if !attention_factor.is_finite() || attention_factor == 0.0 {
             return Err(RopeError::config(
                 "attention_factor",
                 "must be a finite number other than 0",
-                self.attention_factor,
+                attention_factor,
             ));
         }
-        match self.scaling {
-            Scaling::None => Ok(()),
-            Scaling::Linear { factor } => positive("scaling factor", factor),
-            Scaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_max_position_embeddings,
-            } => {
-                positive("scaling factor", factor)?;
-                positive("low_freq_factor", low_freq_factor)?;
-                positive("high_freq_factor", high_freq_factor)?;
-                positive(
-                    "original_max_position_embeddings",
-                    original_max_position_embeddings,
-                )?;
-                if high_freq_factor < low_freq_factor {
-                    return Err(RopeError::config(
-                        "high_freq_factor",
-                        format!("must not be below low_freq_factor {low_freq_factor}"),
-                        high_freq_factor,
-                    ));
-                }
-                Ok(())
-            }
-        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::f64::consts::TAU;
 
-use crate::config::{RopeConfig, Scaling};
+use crate::config::{RopeConfig, Scaling, Yarn};
 use crate::error::{Result, RopeError};
 use crate::turns::{TableFactor, TurnRate};
 
@@ -43,22 +43,63 @@ pub struct Frequencies {
 }
 
 impl Frequencies {
-    /// The frequencies of a configuration: `rotary_dim / 2` pairs on axis 0.
+    /// The frequencies of a configuration for a context that does not exceed the length of the training: `rotary_dim / 2`
+    /// pairs on axis 0.
     ///
     /// Powers are taken with a pure-Rust `pow`, so the same bits come out on every system.
     ///
     /// # Errors
     /// Those of [`RopeConfig::validate`], and [`RopeError::Config`] where a frequency leaves the range of [`Pair`].
     pub fn new(config: &RopeConfig) -> Result<Self> {
+        Self::for_length(config, 0)
+    }
+
+    /// The frequencies of a configuration for a context of `tokens` positions (the largest position plus 1). They depend on
+    /// it for [`Scaling::Dynamic`] and [`Scaling::LongRope`] only, as [`Frequencies::same_for_lengths`] tells.
+    ///
+    /// A sequence has to keep the frequencies it began with, or have its cached keys rotated anew: choose `tokens` by how long the
+    /// sequence may become.
+    ///
+    /// # Errors
+    /// As for [`Frequencies::new`].
+    pub fn for_length(config: &RopeConfig, tokens: u64) -> Result<Self> {
         config.validate()?;
         let rotary_dim = f64::from(config.rotary_dim());
+        let theta = config.theta() * base_change(config.scaling(), rotary_dim, tokens);
         let base = (0..config.rotary_dim() / 2)
-            .map(|k| libm::pow(config.theta(), -f64::from(2 * k) / rotary_dim));
-        let scaled = base.map(|inv_freq| scaled(config.scaling(), inv_freq));
+            .map(|k| (k as usize, libm::pow(theta, -f64::from(2 * k) / rotary_dim)));
+        let rule = Rule {
+            scaling: config.scaling(),
+            theta: config.theta(),
+            rotary_dim,
+            tokens,
+        };
         Self::from_pairs(
-            scaled.map(|inv_freq| Pair { inv_freq, axis: 0 }),
+            base.map(|(k, inv_freq)| Pair {
+                inv_freq: rule.scaled(k, inv_freq),
+                axis: 0,
+            }),
             config.attention_factor(),
         )
+    }
+
+    /// Whether two context lengths take the same frequencies, so that keys cached at one fit the other.
+    #[must_use]
+    pub fn same_for_lengths(config: &RopeConfig, tokens: u64, other: u64) -> bool {
+        let class = |tokens: u64| match config.scaling() {
+            Scaling::Dynamic {
+                max_position_embeddings,
+                ..
+            } => (positions(tokens) - max_position_embeddings).max(0.0),
+            Scaling::LongRope {
+                original_max_position_embeddings,
+                ..
+            } => f64::from(u8::from(
+                positions(tokens) > *original_max_position_embeddings,
+            )),
+            _ => 0.0,
+        };
+        class(tokens) == class(other)
     }
 
     /// Frequencies that are given: learned, or of a rule this crate has no name for.
@@ -149,27 +190,124 @@ impl Frequencies {
     }
 }
 
-/// One unscaled frequency under a scaling rule.
-fn scaled(scaling: Scaling, inv_freq: f64) -> f64 {
+/// A count of positions as a number. Past 2^53 it is rounded, which no context reaches.
+#[expect(clippy::cast_precision_loss, reason = "contexts are shorter than 2^53")]
+fn positions(tokens: u64) -> f64 {
+    tokens as f64
+}
+
+/// What a scaling multiplies theta by.
+fn base_change(scaling: &Scaling, rotary_dim: f64, tokens: u64) -> f64 {
+    let exponent = rotary_dim / (rotary_dim - 2.0);
     match scaling {
-        Scaling::None => inv_freq,
-        Scaling::Linear { factor } => inv_freq / factor,
-        Scaling::Llama3 {
+        Scaling::Ntk {
             factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_max_position_embeddings: original,
+            mixed_b: None,
+        } => *factor,
+        Scaling::NtkAlpha { alpha } => libm::pow(*alpha, exponent),
+        Scaling::Dynamic {
+            factor,
+            max_position_embeddings: most,
         } => {
-            // original / wavelength: how many turns the pair makes within the first training's context.
-            let turns = original * inv_freq / TAU;
-            if turns > high_freq_factor {
-                inv_freq
-            } else if turns < low_freq_factor || low_freq_factor == high_freq_factor {
-                inv_freq / factor
-            } else {
-                let kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                inv_freq * ((1.0 - kept) / factor + kept)
+            let length = positions(tokens).max(*most);
+            libm::pow(factor * length / most - (factor - 1.0), exponent)
+        }
+        _ => 1.0,
+    }
+}
+
+/// A scaling with what its rule for a pair refers to.
+struct Rule<'a> {
+    scaling: &'a Scaling,
+    theta: f64,
+    rotary_dim: f64,
+    tokens: u64,
+}
+
+impl Rule<'_> {
+    /// The frequency of pair k from the unscaled one (of the changed base, where the scaling changes it). The divisors have
+    /// been checked to be as many as the pairs.
+    fn scaled(&self, k: usize, inv_freq: f64) -> f64 {
+        match self.scaling {
+            Scaling::None | Scaling::NtkAlpha { .. } | Scaling::Dynamic { .. } => inv_freq,
+            Scaling::Linear { factor } => inv_freq / factor,
+            Scaling::Ntk {
+                factor,
+                mixed_b: None,
+            } => inv_freq * libm::pow(*factor, -2.0 / self.rotary_dim),
+            Scaling::Ntk {
+                factor,
+                mixed_b: Some(b),
+            } => {
+                let a = libm::log(*factor) / libm::pow(self.rotary_dim / 2.0, *b);
+                inv_freq * libm::exp(-a * libm::pow(index(k) + 1.0, *b))
+            }
+            Scaling::Yarn(yarn) => {
+                let divided = self.yarn_ramp(yarn, index(k));
+                inv_freq / yarn.factor * divided + inv_freq * (1.0 - divided)
+            }
+            Scaling::LongRope {
+                short_factor,
+                long_factor,
+                original_max_position_embeddings,
+                ..
+            } => {
+                let long = positions(self.tokens) > *original_max_position_embeddings;
+                inv_freq / if long { long_factor } else { short_factor }[k]
+            }
+            Scaling::FrequencyFactors(factors) => inv_freq / factors[k],
+            Scaling::Proportional {
+                rotated_pairs,
+                factor,
+            } => {
+                if k < *rotated_pairs as usize {
+                    inv_freq / factor
+                } else {
+                    0.0
+                }
+            }
+            Scaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings: original,
+            } => {
+                // original / wavelength: how many turns the pair makes within the first training's context.
+                let turns = original * inv_freq / TAU;
+                if turns > *high_freq_factor {
+                    inv_freq
+                } else if turns < *low_freq_factor || low_freq_factor == high_freq_factor {
+                    inv_freq / factor
+                } else {
+                    let kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                    inv_freq * ((1.0 - kept) / factor + kept)
+                }
             }
         }
     }
+
+    /// How much of pair k is divided: 0 for pairs of more than `beta_fast` turns within the original context, 1 for those of fewer
+    /// than `beta_slow`, a line between.
+    fn yarn_ramp(&self, yarn: &Yarn, k: f64) -> f64 {
+        // The pair, as a real number, that makes so many turns.
+        let pair = |turns: f64| {
+            self.rotary_dim * libm::log(yarn.original_max_position_embeddings / (turns * TAU))
+                / (2.0 * libm::log(self.theta))
+        };
+        let (mut low, mut high) = (pair(yarn.beta_fast), pair(yarn.beta_slow));
+        if yarn.truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        let (low, mut high) = (low.max(0.0), high.min(self.rotary_dim - 1.0));
+        if low == high {
+            high += 0.001;
+        }
+        ((k - low) / (high - low)).clamp(0.0, 1.0)
+    }
+}
+
+/// The index of a pair as a number; there are at most 32,768.
+#[expect(clippy::cast_precision_loss, reason = "it is below 2^53")]
+fn index(k: usize) -> f64 {
+    k as f64
 }

@@ -83,7 +83,7 @@ mod self_test;
 mod table;
 pub mod turns;
 
-pub use config::{Pairing, RopeConfig, Scaling};
+pub use config::{Pairing, RopeConfig, Scaling, Yarn};
 pub use error::{Result, RopeError};
 pub use frequencies::{Direction, Frequencies, Pair};
 pub use half;

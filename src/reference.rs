@@ -58,7 +58,7 @@ pub fn rotate<T: Element>(
     for (layout, slice) in operands(spec, query, key)? {
         each_head(spec, layout, |row, at| {
             let turns = &rows[row * pairs..][..pairs];
-            for (k, &[c, s]) in turns.iter().enumerate() {
+            for (k, &[c, s]) in turns.iter().enumerate().take(rotated(spec)) {
                 let (i, j) = channels(spec, k);
                 let (x, y) = (slice[at + i].widen(), slice[at + j].widen());
                 slice[at + i] = T::narrow(x * c - y * s);
@@ -101,7 +101,7 @@ pub fn rotate_f64<T: Element>(
     }
     let mut out: Vec<f64> = query.iter().map(|value| value.widen().into()).collect();
     each_head(spec, layout, |row, at| {
-        for (k, inv_freq) in frequencies.inv_freq().enumerate() {
+        for (k, inv_freq) in frequencies.inv_freq().enumerate().take(rotated(spec)) {
             let (c, s) = exact(
                 positions[row],
                 inv_freq,
@@ -134,6 +134,10 @@ fn exact(position: i32, inv_freq: f64, factor: f64, direction: Direction) -> (f6
 
 fn pairs(spec: &RotateSpec) -> usize {
     spec.config().rotary_dim() as usize / 2
+}
+
+fn rotated(spec: &RotateSpec) -> usize {
+    spec.config().rotated_pairs() as usize
 }
 
 /// The two channels of pair k inside a head.

@@ -15,7 +15,7 @@ use common::{CONTEXTS, NO_USAGE, contexts_with, name, values};
 use wgpu_rope::half::{bf16, f16};
 use wgpu_rope::{
     Angles, CosSinTable, Direction, Element, ElementType, Frequencies, GpuContext, HeadLayout,
-    Operands, Pair, Pairing, Positions, RopeConfig, RopePlan, RotateSpec, Rows, reference,
+    Operands, Pair, Pairing, Positions, RopeConfig, RopePlan, RotateSpec, Rows, Scaling, reference,
 };
 
 /// A rotation with where its tensors lie: byte offsets in one buffer or two.
@@ -256,6 +256,58 @@ fn windows_anywhere_in_the_head() {
                 )
             };
             check_all(&Case::new(&config, 2, 5, layout(4)).with_key(layout(2)), 3);
+        }
+    }
+}
+
+#[test]
+fn pairs_that_do_not_turn_are_left_alone() {
+    for (head_dim, rotated_pairs) in [(512, 64), (64, 5), (64, 6), (10, 1)] {
+        for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
+            let scaling = Scaling::Proportional {
+                rotated_pairs,
+                factor: 2.0,
+            };
+            let config = RopeConfig::new(head_dim)
+                .with_pairing(pairing)
+                .with_scaling(scaling);
+            let layout = |heads| HeadLayout::bshd(7, heads, head_dim);
+            check_all(&Case::new(&config, 1, 7, layout(4)).with_key(layout(2)), 6);
+            // A factor has to reach all of them.
+            let scaled = config.clone().with_attention_factor(1.5);
+            check_all(&Case::new(&scaled, 1, 7, layout(2)), 7);
+            // 1 x - 0 inf would not be x: what does not turn is not even read.
+            let spec = RotateSpec::new(
+                &config,
+                1,
+                1,
+                HeadLayout::bshd(1, 1, head_dim),
+                ElementType::F32,
+            );
+            let frequencies = Frequencies::new(&config).unwrap();
+            let mut head = vec![f32::INFINITY; head_dim as usize];
+            for pair in 0..rotated_pairs as usize {
+                for channel in match pairing {
+                    Pairing::HalfSplit => [pair, pair + head_dim as usize / 2],
+                    _ => [2 * pair, 2 * pair + 1],
+                } {
+                    head[channel] = 0.0;
+                }
+            }
+            for context in &*CONTEXTS {
+                let mut made = head.clone();
+                context
+                    .rotate_blocking(
+                        &spec,
+                        &frequencies,
+                        &[9],
+                        Direction::Forward,
+                        &mut made,
+                        None,
+                    )
+                    .unwrap();
+                assert_eq!(made, head, "{} {config:?}", name(context));
+            }
         }
     }
 }
@@ -516,7 +568,7 @@ fn every_number_of_heads_per_invocation() {
 fn random_valid_rotations() {
     let mut random = fastrand::Rng::with_seed(31);
     let mut channels = 0;
-    for seed in 0..80 {
+    for seed in 0..100 {
         let head_dim = random.u32(2..140);
         let dim = random.u32(1..=head_dim / 2) * 2;
         let config = RopeConfig::new(head_dim)

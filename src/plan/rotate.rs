@@ -41,7 +41,7 @@ impl Path {
         }
     }
 
-    /// Invocations that share a head of this many pairs.
+    /// Invocations that share a head of which this many pairs are rotated.
     fn lanes(self, element: ElementType, pairs: u32) -> u32 {
         match (self, element.bytes()) {
             (Self::Quads, 4) => pairs / 4,
@@ -143,8 +143,14 @@ impl RopePlan {
         Ok(())
     }
 
+    /// Pairs of the rotary window, and so entries of a row.
     fn pairs(&self) -> u32 {
         self.spec.config.rotary_dim() / 2
+    }
+
+    /// Invocations that share a head.
+    fn lanes(&self, path: Path, element: ElementType) -> u32 {
+        path.lanes(element, self.spec.config.rotated_pairs())
     }
 
     /// Bytes of the table's rows that all planned tokens read.
@@ -202,7 +208,7 @@ impl RopePlan {
             q_bound = q_bound.start.min(k_bound.start)..q_bound.end.max(k_bound.end);
             k_bound = q_bound.clone();
         }
-        let lanes = path.lanes(query.side.element, self.pairs());
+        let lanes = self.lanes(path, query.side.element);
         let fits = |window: &Window, bound: &Range<u64>| {
             bound.end - bound.start <= self.limits.binding() && self.fits_grid(window, lanes)
         };
@@ -285,7 +291,7 @@ impl RopePlan {
         };
         let element = query.side.element;
         let (pairs, unit) = (self.pairs(), path.unit(element));
-        let lanes = path.lanes(element, pairs);
+        let lanes = self.lanes(path, element);
 
         let heads = [
             count(&window.heads),
@@ -371,7 +377,7 @@ impl RopePlan {
             constants: vec![
                 ("WORKGROUP", workgroup.into()),
                 ("LANES", lanes.into()),
-                ("PAIRS", pairs.into()),
+                ("PAIRS", spec.config.rotated_pairs().into()),
                 (
                     "ELEMENT",
                     match element {
@@ -501,6 +507,7 @@ impl Placed {
                 && stride(layout.token_stride, spec.tokens)
                 && stride(layout.head_stride, layout.heads)
                 && (u64::from(pairs) * bytes).is_multiple_of(unit)
+                && (u64::from(spec.config.rotated_pairs()) * bytes).is_multiple_of(unit)
         };
         if fits(16) {
             Path::Quads
@@ -534,7 +541,7 @@ impl Placed {
         out: &mut Vec<Window>,
     ) -> Result<()> {
         let (most, layout) = (plan.limits.workgroups(), self.side.layout);
-        let lanes = path.lanes(self.side.element, plan.pairs());
+        let lanes = plan.lanes(path, self.side.element);
         let size = |window: &Window| {
             let bound = plan.bound(self.touched(&plan.spec, window));
             bound.end - bound.start
