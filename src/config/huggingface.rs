@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::config::{RopeConfig, Scaling};
+use crate::config::{RopeConfig, Scaling, Yarn};
 use crate::error::{Result, RopeError};
 
 /// A family that rotates as LLaMA does, half-split over the whole head, with what its class of transformers 5.23 takes
@@ -109,13 +109,15 @@ pub fn read_config(text: &str) -> Result<ModelRope> {
             ));
         }
     };
-    let config = RopeConfig::new(head_dim)
+    let mut config = RopeConfig::new(head_dim)
         .with_theta(theta)
-        .with_rotary_dim(rotary_dim)
-        .with_scaling(match nested {
-            Some(nested) => scaling(nested)?,
-            None => Scaling::None,
-        });
+        .with_rotary_dim(rotary_dim);
+    if let Some(nested) = nested {
+        config = config.with_scaling(scaling(file, nested)?);
+        if let Some(factor) = number(nested, "attention_factor")? {
+            config = config.with_attention_factor(factor);
+        }
+    }
     config.validate()?;
     Ok(ModelRope {
         config,
@@ -124,7 +126,7 @@ pub fn read_config(text: &str) -> Result<ModelRope> {
     })
 }
 
-fn scaling(nested: &Map<String, Value>) -> Result<Scaling> {
+fn scaling(file: &Map<String, Value>, nested: &Map<String, Value>) -> Result<Scaling> {
     let name = match (nested.get("rope_type"), nested.get("type")) {
         (Some(value), _) => string("rope_type", value)?,
         (None, Some(value)) => string("type", value)?,
@@ -137,20 +139,69 @@ fn scaling(nested: &Map<String, Value>) -> Result<Scaling> {
         }
     }
     let required = |key: &'static str| number(nested, key)?.ok_or_else(|| missing(key));
+    let longest = || {
+        number(file, "max_position_embeddings")?.ok_or_else(|| missing("max_position_embeddings"))
+    };
+    // Beside the dictionary it counts for more than inside, and the model's whole length stands in for it.
+    let original = || {
+        let key = "original_max_position_embeddings";
+        match (number(file, key)?, number(nested, key)?) {
+            (Some(value), _) | (None, Some(value)) => Ok(value),
+            (None, None) => longest(),
+        }
+    };
     match name {
         "default" => Ok(Scaling::None),
         "linear" => Ok(Scaling::Linear {
             factor: required("factor")?,
         }),
+        "dynamic" => Ok(Scaling::Dynamic {
+            factor: required("factor")?,
+            max_position_embeddings: longest()?,
+        }),
+        "yarn" => {
+            // `null` asks for the quotient of the lengths.
+            let factor = match nested.get("factor") {
+                Some(Value::Null) => longest()? / original()?,
+                _ => required("factor")?,
+            };
+            let beta = |key, default| {
+                Ok(match number(nested, key)? {
+                    None | Some(0.0) => default,
+                    Some(value) => value,
+                })
+            };
+            let truncate = match nested.get("truncate") {
+                None | Some(Value::Null) => true,
+                Some(value) => value
+                    .as_bool()
+                    .ok_or_else(|| RopeError::config("truncate", "must be true or false", value))?,
+            };
+            Ok(Scaling::Yarn(
+                Yarn::new(factor, original()?)
+                    .with_betas(beta("beta_fast", 32.0)?, beta("beta_slow", 1.0)?)
+                    .with_mscale(number(nested, "mscale")?, number(nested, "mscale_all_dim")?)
+                    .with_truncate(truncate),
+            ))
+        }
+        "longrope" | "su" => Ok(Scaling::LongRope {
+            short_factor: numbers(nested, "short_factor")?,
+            long_factor: numbers(nested, "long_factor")?,
+            original_max_position_embeddings: original()?,
+            factor: match number(nested, "factor")? {
+                Some(factor) => factor,
+                None => longest()? / original()?,
+            },
+        }),
         "llama3" => Ok(Scaling::Llama3 {
             factor: required("factor")?,
             low_freq_factor: required("low_freq_factor")?,
             high_freq_factor: required("high_freq_factor")?,
-            original_max_position_embeddings: required("original_max_position_embeddings")?,
+            original_max_position_embeddings: original()?,
         }),
         other => Err(RopeError::config(
             "rope_type",
-            "must be default, linear or llama3",
+            "must be default, linear, dynamic, yarn, longrope or llama3",
             other,
         )),
     }
@@ -206,6 +257,14 @@ fn number(map: &Map<String, Value>, key: &'static str) -> Result<Option<f64>> {
             .map(Some)
             .ok_or_else(|| RopeError::config(key, "must be a number", value)),
     }
+}
+
+fn numbers(map: &Map<String, Value>, key: &'static str) -> Result<Vec<f64>> {
+    let value = map.get(key).ok_or_else(|| missing(key))?;
+    value
+        .as_array()
+        .and_then(|values| values.iter().map(Value::as_f64).collect())
+        .ok_or_else(|| RopeError::config(key, "must be a list of numbers", "something else"))
 }
 
 fn whole(map: &Map<String, Value>, key: &'static str) -> Result<Option<u32>> {
@@ -270,6 +329,63 @@ mod tests {
     }
 
     #[test]
+    fn scalings_are_read_with_their_rules() -> Result<()> {
+        let scaled = |more: &str, scaling: &str| {
+            let text = format!(
+                r#"{{"head_dim": 4, "rope_theta": 10000, "max_position_embeddings": 400, {more} "rope_scaling": {scaling}}}"#
+            );
+            Ok::<_, RopeError>(read_config(&text)?.config)
+        };
+        let config = |scaling| RopeConfig::new(4).with_scaling(scaling);
+        assert_eq!(
+            scaled(
+                "",
+                r#"{"type": "yarn", "factor": null, "original_max_position_embeddings": 100}"#
+            )?,
+            config(Scaling::Yarn(Yarn::new(4.0, 100.0)))
+        );
+        let yarn = r#"{"type": "yarn", "factor": 8, "beta_fast": 20, "beta_slow": 0, "mscale": 1.0, "mscale_all_dim": 0.5,
+            "truncate": false, "attention_factor": 2.0, "original_max_position_embeddings": 100}"#;
+        assert_eq!(
+            // Beside the dictionary it counts for more.
+            scaled(r#""original_max_position_embeddings": 50,"#, yarn)?,
+            config(Scaling::Yarn(
+                Yarn::new(8.0, 50.0)
+                    .with_betas(20.0, 1.0)
+                    .with_mscale(Some(1.0), Some(0.5))
+                    .with_truncate(false)
+            ))
+            .with_attention_factor(2.0)
+        );
+        assert_eq!(
+            scaled("", r#"{"rope_type": "dynamic", "factor": 2}"#)?,
+            config(Scaling::Dynamic {
+                factor: 2.0,
+                max_position_embeddings: 400.0
+            })
+        );
+        let longrope = r#"{"type": "su", "short_factor": [1, 2], "long_factor": [3, 4.5]}"#;
+        assert_eq!(
+            scaled(r#""original_max_position_embeddings": 100,"#, longrope)?,
+            config(Scaling::LongRope {
+                short_factor: vec![1.0, 2.0],
+                long_factor: vec![3.0, 4.5],
+                original_max_position_embeddings: 100.0,
+                factor: 4.0
+            })
+        );
+        let fault = scaled(
+            "",
+            r#"{"type": "su", "short_factor": [1, "x"], "long_factor": [3, 4.5]}"#,
+        );
+        assert_eq!(
+            fault.map_err(|error| error.to_string()),
+            Err("short_factor: must be a list of numbers, got something else".to_owned())
+        );
+        Ok(())
+    }
+
+    #[test]
     fn faults_name_the_key() {
         for (text, expected) in [
             ("[1]", "config.json: must be an object, got [1]"),
@@ -300,7 +416,7 @@ mod tests {
             ),
             (
                 r#"{"head_dim": 64, "rope_theta": 1, "rope_scaling": {"rope_type": "new"}}"#,
-                "rope_type: must be default, linear or llama3, got new",
+                "rope_type: must be default, linear, dynamic, yarn, longrope or llama3, got new",
             ),
             (
                 r#"{"head_dim": 64, "rope_theta": 1, "rope_scaling": {"type": "llama3", "factor": 8}}"#,
