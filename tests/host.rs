@@ -678,3 +678,38 @@ fn the_self_test_passes_and_counts() {
         );
     }
 }
+
+#[test]
+fn counts_beyond_the_plan_touch_nothing_inside_the_binding() {
+    // The plan's heads, batch entries and tokens are the first ones of a larger tensor [6, 3, 3, 64], so that those behind each
+    // lie between those of the plan, inside the binding.
+    let layout = HeadLayout::bshd(5, 2, 64).with_strides(3 * 64, 9 * 64, 64);
+    let spec = RotateSpec::new(&config(), 2, 5, layout, ElementType::F32);
+    let before = values(&mut fastrand::Rng::with_seed(8), 6 * 9 * 64);
+    let mut after = before.clone();
+    let rows = &rows()[..5 * 32];
+    reference::rotate(&spec, rows, &mut after, None).unwrap();
+    // The same with heads and tokens the other way round, so that tokens too lie between.
+    let turned_layout = HeadLayout::bhsd(5, 2, 64).with_strides(6 * 64, 64, 18 * 64);
+    let turned_spec = RotateSpec::new(&config(), 2, 5, turned_layout, ElementType::F32);
+    let mut turned_after = before.clone();
+    reference::rotate(&turned_spec, rows, &mut turned_after, None).unwrap();
+    for context in &*CONTEXTS {
+        let table = filled(context, 6);
+        for (spec, after) in [(&spec, &after), (&turned_spec, &turned_after)] {
+            let buffer = context.upload(&before, NO_USAGE).unwrap();
+            let dispatch = prepared(context.kernel(), spec)
+                .bind(&Operands::new(buffer.slice(..)), &table)
+                .unwrap();
+            let [x, y, z] = dispatch.workgroups(5).unwrap();
+            let arguments = context
+                .upload(&[x + 1, y + 1, z + 1], wgpu::BufferUsages::INDIRECT)
+                .unwrap();
+            context
+                .run(|pass| dispatch.record_indirect(pass, &arguments, 0))
+                .unwrap();
+            let made: Vec<f32> = context.read_blocking(&buffer, before.len()).unwrap();
+            assert!(made == *after, "{}", name(context));
+        }
+    }
+}
