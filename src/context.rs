@@ -14,6 +14,9 @@ use crate::table::Positions;
 const INSTALL: &str = "a GPU driver with Vulkan, Metal or DX12 is needed; without a GPU, Mesa's software driver serves \
     (Debian and Ubuntu: apt-get install mesa-vulkan-drivers, Fedora: dnf install mesa-vulkan-drivers, Arch: pacman -S vulkan-swrast)";
 
+const NO_BACKEND: &str = "no backend of wgpu was compiled in: enable the feature vulkan, metal, dx12 or gles of wgpu-rope, \
+    or the default features of your own dependency on wgpu";
+
 /// A device with its queue and kernel.
 ///
 /// Cheap to clone. This is the only type of the crate that submits and waits.
@@ -87,6 +90,12 @@ impl GpuContext {
                 .iter()
                 .map(|adapter| adapter.get_info().name)
                 .collect();
+            if wgpu::Instance::enabled_backend_features().is_empty() {
+                return Err(RopeError::NoAdapter(NO_BACKEND.to_owned()));
+            }
+            let backends = std::env::var("WGPU_BACKEND")
+                .map(|names| format!(" (WGPU_BACKEND is {names:?})"))
+                .unwrap_or_default();
             return Err(RopeError::NoAdapter(match wanted {
                 Some(name) if !names.is_empty() => {
                     format!(
@@ -94,7 +103,7 @@ impl GpuContext {
                         names.join(", ")
                     )
                 }
-                _ => format!("no adapter was found: {INSTALL}"),
+                _ => format!("no adapter was found{backends}: {INSTALL}"),
             }));
         };
         Self::from_adapter(adapter).await

@@ -111,6 +111,9 @@ impl PreparedRope {
     /// Binds tensors and a table: a bind group for each dispatch, and nothing else where operands lie as others before did
     /// relative to the storage alignment.
     ///
+    /// Frequencies, direction and attention factor are the table's alone; of the plan's configuration only pairing and
+    /// window count here.
+    ///
     /// # Errors
     /// Nothing is bound and
     /// - [`RopeError::Buffer`] says that a buffer has not the usage `STORAGE`, that a slice is too small or starts at a byte that is not
@@ -126,11 +129,18 @@ impl PreparedRope {
         match (operands.key, key_bytes) {
             (Some(key), Some(bytes)) => view("key", key, bytes)?,
             (None, None) => {}
-            (given, _) => {
+            (None, Some(_)) => {
                 return Err(RopeError::layout(
                     "key",
-                    "must be given exactly where the plan has one",
-                    if given.is_some() { "one" } else { "none" },
+                    "is planned and must be given (Operands::with_key)",
+                    "none",
+                ));
+            }
+            (Some(_), None) => {
+                return Err(RopeError::layout(
+                    "key",
+                    "is not planned (RotateSpec::with_key) and must not be given",
+                    "one",
                 ));
             }
         }
@@ -262,8 +272,8 @@ impl RopeDispatch {
     /// # Errors
     /// Nothing is recorded and
     /// - [`RopeError::Count`] says that more tokens are asked for than planned;
-    /// - [`RopeError::Table`] that the fills recorded so far do not make all rows these tokens read. A fill counts when it is
-    ///   recorded; that it also runs, and first, is up to who submits.
+    /// - [`RopeError::Table`] that the table's last recorded fill does not make all rows these tokens read. A fill counts when it
+    ///   is recorded; that it also runs, and first, is up to who submits.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) -> Result<()> {
         self.shared.plan.check_tokens(tokens)?;
         self.check_filled(tokens)?;
@@ -281,7 +291,7 @@ impl RopeDispatch {
     /// - [`RopeError::Buffer`] says that the buffer has not the usage `INDIRECT`, that `offset` is not a multiple of 4, that the arguments
     ///   do not fit, or that they are in the buffer of a tensor;
     /// - [`RopeError::Count`] that the rotation takes several dispatches;
-    /// - [`RopeError::Table`] that the fills recorded so far do not make all planned rows (how many are read is in the buffer).
+    /// - [`RopeError::Table`] that the table's last recorded fill does not make all planned rows (how many are read is in the buffer).
     pub fn record_indirect(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
@@ -330,7 +340,9 @@ impl RopeDispatch {
         let filled = self.shared.table.filled_rows();
         if u64::from(filled) < needed {
             return Err(RopeError::table(
-                format!("must have {needed} rows filled by recorded fills"),
+                format!(
+                    "must have the {needed} rows that {tokens} tokens read filled by the last recorded TableFill"
+                ),
                 filled,
             ));
         }

@@ -115,7 +115,25 @@ impl RopeKernel {
 
     /// The limits to request of an adapter: wgpu's downlevel defaults serve every rotation, since larger tensors are
     /// rotated in windows; only the storage binding and the buffer size are raised, to hold a table of `rows` rows for
-    /// these frequencies. Merge them with your own (`Limits::or_better_values_from`).
+    /// these frequencies.
+    ///
+    /// ```no_run
+    /// # use wgpu_rope::{Frequencies, RopeConfig, RopeKernel, wgpu};
+    /// # async fn device(adapter: wgpu::Adapter, own: wgpu::Limits) -> Result<(), Box<dyn std::error::Error>> {
+    /// let frequencies = Frequencies::new(&RopeConfig::new(128))?;
+    /// let (device, queue) = adapter
+    ///     .request_device(&wgpu::DeviceDescriptor {
+    ///         required_features: RopeKernel::required_features(),
+    ///         // What either needs, and no more than there is.
+    ///         required_limits: RopeKernel::required_limits(&frequencies, 4096)
+    ///             .or_better_values_from(&own)
+    ///             .or_worse_values_from(&adapter.limits()),
+    ///         ..Default::default()
+    ///     })
+    ///     .await?;
+    /// # let _ = (device, queue);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn required_limits(frequencies: &Frequencies, rows: u32) -> wgpu::Limits {
         let bytes = (frequencies.len() as u64).next_multiple_of(2) * 8 * u64::from(rows);

@@ -130,7 +130,8 @@ impl HeadLayout {
         }
     }
 
-    /// `heads` heads from `first_head` on inside `[batch, tokens, all_heads, head_dim]`: Q, K or V of a packed projection.
+    /// `heads` heads from `first_head` on inside `[batch, tokens, all_heads, head_dim]`: Q, K or V of a packed projection. That they are among
+    /// `all_heads` is the caller's to see to: a view knows no parent.
     #[must_use]
     pub fn packed(tokens: u32, all_heads: u32, first_head: u32, heads: u32, head_dim: u32) -> Self {
         let token_stride = u64::from(all_heads) * u64::from(head_dim);
@@ -226,7 +227,7 @@ impl HeadLayout {
         if solvable(&terms, 0, true) {
             return Err(RopeError::layout(
                 operand,
-                "two heads of the view must not share an element",
+                "two heads of the view must not share an element (was the layout made for as many tokens?)",
                 format!(
                     "[{batch}, {tokens}, {}, {}] with strides {}, {}, {}",
                     self.heads,

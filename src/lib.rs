@@ -51,9 +51,11 @@
 //!   gives and WGSL does not promise; [`GpuContext::self_test`] checks a device.
 //! - **Baseline WebGPU.** No features, default limits, at most 3 storage buffers. Larger tensors are rotated in windows.
 //! - **Nothing behind the application's back.** Recording submits nothing, polls nothing, writes nothing through the queue.
-//! - **Errors, not panics.** Every fault is a [`RopeError`] naming operand, rule and value, and nothing is recorded then. Natively that includes what wgpu alone can see, such as a
-//!   buffer of another device; in a browser such reports go to the device's own error handler. Buffers of another
-//!   `wgpu::Instance` cannot be told from one's own, and wgpu itself panics on them.
+//! - **Errors, not panics.** Every fault that the crate can see (shapes, sizes, usages, alignment, overlap, the table's width and
+//!   rows, limits) is a [`RopeError`] naming operand, rule and value, and nothing is recorded then. Natively that includes what wgpu
+//!   alone can see of a binding, such as a buffer of another device; in a browser such reports go to the device's own error
+//!   handler. Not to be seen are a table of other frequencies of the same width, a fill that was recorded and not submitted,
+//!   and objects of another `wgpu::Instance`, on which wgpu itself panics.
 //!
 //! # Features
 //! - `wgpu` (default): everything that touches a GPU. wgpu's backends are the application's choice; `vulkan`, `metal`, `dx12`, `gles`
@@ -61,6 +63,8 @@
 //!   ([`RopePlan::dispatches`], [`TablePlan::fill`]), WGSL text ([`ROTATE_WGSL`], [`TABLE_WGSL`]) and the CPU twin: enough for any
 //!   WebGPU host to dispatch.
 //! - `huggingface`: [`config::huggingface`] reads a model's `config.json`.
+//!
+//! [`GpuContext`] needs a backend to be compiled in: one of these features, or an own dependency on wgpu that has it.
 //!
 //! The crate compiles for wasm32; blocking calls exist natively only.
 #![cfg_attr(docsrs, feature(doc_cfg))]

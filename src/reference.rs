@@ -37,6 +37,8 @@ pub fn table(
 /// `rows` is the table, `rotary_dim / 2` entries a row; each slice is a whole buffer, indexed as its layout says. Equal to the
 /// GPU's result bit for bit, except that NaNs may have other payloads and a device may flush denormals.
 ///
+/// Query and key in one slice, as in packed QKV, are rotated one after the other, with a specification of one tensor each.
+///
 /// # Errors
 /// Those of [`RotateSpec::validate`]; [`RopeError::Layout`] for an element type other than planned, a slice that is too
 /// short, or a key where none is planned; [`RopeError::Table`] for too few rows.

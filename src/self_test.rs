@@ -37,7 +37,7 @@ impl GpuContext {
     /// compile seven pipelines.
     ///
     /// # Errors
-    /// [`RopeError`] where something could not be made or run; differing bits are in the result.
+    /// [`RopeError`](crate::RopeError) where something could not be made or run; differing bits are in the result.
     pub async fn self_test(&self) -> Result<SelfTest> {
         const POSITIONS: [i32; 17] = [
             0,

@@ -45,7 +45,7 @@ struct Shared {
     plan: TablePlan,
     rows: wgpu::Buffer,
     pairs: wgpu::Buffer,
-    /// Rows that some recorded fill has made.
+    /// Rows of the fill that was recorded last.
     filled: AtomicU32,
 }
 
@@ -117,9 +117,10 @@ impl CosSinTable {
         &self.shared.rows
     }
 
-    /// How many rows, from the first on, recorded fills make. It counts recordings: whether they were submitted, and before the
-    /// rotations that read the rows, is the application's business, which this crate cannot see. Rows that no fill
-    /// has made hold zeros.
+    /// How many rows, from the first on, the fill that was recorded last makes: what rotations recorded now may read. Rows past
+    /// them hold the positions of an earlier fill, or zeros.
+    ///
+    /// It counts recordings. That the fill is submitted, and before the rotations, is up to the application; this crate cannot see it.
     #[must_use]
     pub fn filled_rows(&self) -> u32 {
         self.shared.filled.load(Ordering::Relaxed)
@@ -195,8 +196,11 @@ impl TableFill {
         self.rows
     }
 
-    /// Records the making of the first `rows` rows: one dispatch for as many rows as a grid has workgroups along a dimension (65,535 usually). Sets
-    /// pipeline and bind group 0 of the pass. Rows past them keep what they hold.
+    /// Records the making of the first `rows` rows: one dispatch for as many rows as a grid has workgroups along a dimension
+    /// (65,535 usually). Sets pipeline and bind group 0 of the pass. Rows past them keep what they hold.
+    ///
+    /// A step has to fill all rows that its rotations read, which are more than its tokens where every sequence has rows of its
+    /// own: [`RotateSpec::rows_needed`](crate::RotateSpec::rows_needed) tells how many.
     ///
     /// # Errors
     /// [`RopeError::Count`] for more rows than the table has or the positions serve; nothing is recorded then.
@@ -205,7 +209,8 @@ impl TableFill {
             return Err(RopeError::Count {
                 operand: "rows",
                 rule: format!(
-                    "must not exceed the {} of the table and its positions",
+                    "must not exceed the table's {} and the {} that its positions serve",
+                    self.table.plan().rows(),
                     self.rows
                 )
                 .into(),
@@ -215,7 +220,9 @@ impl TableFill {
         for step in &*self.steps {
             step.record(pass, rows);
         }
-        self.table.shared.filled.fetch_max(rows, Ordering::Relaxed);
+        if rows > 0 {
+            self.table.shared.filled.store(rows, Ordering::Relaxed);
+        }
         Ok(())
     }
 }

@@ -262,7 +262,7 @@ fn faults_of_a_binding_are_named_and_nothing_is_bound() {
         let good = Operands::new(q.slice(..));
         assert_eq!(
             fault(good),
-            "key: must be given exactly where the plan has one, got none"
+            "key: is planned and must be given (Operands::with_key), got none"
         );
         assert_eq!(
             fault(good.with_key(k.slice(4..))),
@@ -288,7 +288,7 @@ fn faults_of_a_binding_are_named_and_nothing_is_bound() {
         );
         assert_eq!(
             fault(good.with_key(q.slice(..))),
-            "key: must not share an element with the query in the same buffer, got byte offsets 0 and 0"
+            "key: must not share an element with the query in the same buffer, got views at elements 0 and 0 from bytes 0 and 0 on"
         );
         let rows_buffer = CosSinTable::clone(&filled(context, 1 << 10));
         let own_table = Operands::new(rows_buffer.buffer().slice(..)).with_key(k.slice(..));
@@ -321,7 +321,7 @@ fn faults_of_a_binding_are_named_and_nothing_is_bound() {
         let alone = prepared_alone(kernel);
         assert_eq!(
             alone.bind(&both, &table).unwrap_err().to_string(),
-            "key: must be given exactly where the plan has one, got one"
+            "key: is not planned (RotateSpec::with_key) and must not be given, got one"
         );
         // Nothing of all this has changed a tensor.
         assert_eq!(
@@ -360,10 +360,10 @@ fn faults_of_a_recording_are_named_and_nothing_is_recorded() {
             .run(|pass| {
                 let mut fault = |tokens| dispatch.record(pass, tokens).unwrap_err().to_string();
                 assert_eq!(fault(13), "tokens: must not exceed the planned 12, got 13");
-                assert_eq!(fault(1), "table: must have 1 rows filled by recorded fills, got 0");
+                assert_eq!(fault(1), "table: must have the 1 rows that 1 tokens read filled by the last recorded TableFill, got 0");
                 empty.bind_positions(Positions::From(0))?.record(pass, 3)?;
                 let mut fault = |tokens| dispatch.record(pass, tokens).unwrap_err().to_string();
-                assert_eq!(fault(4), "table: must have 4 rows filled by recorded fills, got 3");
+                assert_eq!(fault(4), "table: must have the 4 rows that 4 tokens read filled by the last recorded TableFill, got 3");
                 let arguments = context.upload(&[1, 1, 1, 0], wgpu::BufferUsages::INDIRECT)?;
                 let mut fault = |buffer: &wgpu::Buffer, offset| {
                     dispatch.record_indirect(pass, buffer, offset).unwrap_err().to_string()
@@ -375,7 +375,7 @@ fn faults_of_a_recording_are_named_and_nothing_is_recorded() {
                 assert_eq!(fault(&arguments, 2), "indirect arguments: byte offset must be a multiple of 4, got 2");
                 assert_eq!(fault(&arguments, 8), "indirect arguments: must hold 12 bytes at byte 8, got 16 bytes");
                 assert!(fault(&arguments, u64::MAX - 3).starts_with("indirect arguments: must hold 12 bytes"));
-                assert_eq!(fault(&arguments, 0), "table: must have 12 rows filled by recorded fills, got 3");
+                assert_eq!(fault(&arguments, 0), "table: must have the 12 rows that 12 tokens read filled by the last recorded TableFill, got 3");
                 Ok(())
             })
             .unwrap();
@@ -711,5 +711,37 @@ fn counts_beyond_the_plan_touch_nothing_inside_the_binding() {
             let made: Vec<f32> = context.read_blocking(&buffer, before.len()).unwrap();
             assert!(made == *after, "{}", name(context));
         }
+    }
+}
+
+#[test]
+fn a_step_that_fills_too_few_rows_is_told_so() {
+    // Two sequences planned for 12 tokens each: their first tokens read rows 0 and 12.
+    let spec = spec().with_rows(Rows::PerToken);
+    assert_eq!(spec.rows_needed(1), 13);
+    for context in &*CONTEXTS {
+        let [query, key, ..] = tensors(9);
+        let (q, k) = (
+            context.upload(&query, NO_USAGE).unwrap(),
+            context.upload(&key, NO_USAGE).unwrap(),
+        );
+        let table = filled(context, 2 * TOKENS);
+        let fill = table.bind_positions(Positions::From(0)).unwrap();
+        let dispatch = prepared(context.kernel(), &spec)
+            .bind(&Operands::new(q.slice(..)).with_key(k.slice(..)), &table)
+            .unwrap();
+        context
+            .run(|pass| {
+                dispatch.record(pass, TOKENS)?;
+                // Rows of the step before do not count.
+                fill.record(pass, 2)?;
+                assert_eq!(
+                    dispatch.record(pass, 1).unwrap_err().to_string(),
+                    "table: must have the 13 rows that 1 tokens read filled by the last recorded TableFill, got 2"
+                );
+                fill.record(pass, 13)?;
+                dispatch.record(pass, 1)
+            })
+            .unwrap();
     }
 }

@@ -163,7 +163,7 @@ fn rotations_are_refused_by_name() {
         let own = layout.with_strides(strides.0, strides.1, strides.2);
         assert!(
             text(spec(own)).starts_with(
-                "query: two heads of the view must not share an element, got [2, 8, 4, 64]"
+                "query: two heads of the view must not share an element (was the layout made for as many tokens?), got [2, 8, 4, 64]"
             ),
             "{strides:?}"
         );
@@ -250,7 +250,7 @@ fn views_of_one_buffer_may_interleave_but_not_meet() {
     let meeting = plan(k.with_offset(3 * 64)).dispatches(packed).unwrap_err();
     assert_eq!(
         meeting.to_string(),
-        "key: must not share an element with the query in the same buffer, got byte offsets 0 and 0"
+        "key: must not share an element with the query in the same buffer, got views at elements 0 and 192 from bytes 0 and 0 on"
     );
     let apart = Placement {
         key: 3 * 128,

@@ -181,7 +181,10 @@ impl RopePlan {
             return Err(RopeError::layout(
                 "key",
                 "must not share an element with the query in the same buffer",
-                format!("byte offsets {} and {}", placement.query, placement.key),
+                format!(
+                    "views at elements {} and {} from bytes {} and {} on",
+                    spec.query.layout.offset, side.layout.offset, placement.query, placement.key
+                ),
             ));
         }
         if let Some(joint) = self.joint(&query, &key, placement.shared)? {

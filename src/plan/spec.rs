@@ -14,7 +14,9 @@ pub enum Rows {
     /// Row t for token t of every batch entry: positions shared by the batch.
     #[default]
     Shared,
-    /// Row `batch * planned tokens + token`: every token of every entry has its own.
+    /// Row `batch * planned tokens + token`: every token of every entry has its own. The rows of an entry stay where they are when fewer
+    /// tokens are recorded; for decoding, plan 1 token, with `rows: 1` in
+    /// `Positions::StartPerSequence`.
     PerToken,
     /// Row b for all tokens of batch entry b.
     PerSequence,

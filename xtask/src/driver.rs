@@ -82,7 +82,7 @@ pub(crate) fn ensure(build: &[&str]) -> Result<(), Failure> {
 
 /// Asks the library itself, through its own example, what it finds: `gpu`, `software` or `none`.
 fn probe(build: &[&str]) -> Result<String, Failure> {
-    eprintln!("Looking for adapters (the first build takes some minutes)");
+    eprintln!("Looking for adapters");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .unwrap_or(Path::new("."));

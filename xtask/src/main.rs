@@ -33,6 +33,9 @@ fn main() -> ExitCode {
 
 fn demo() -> Result<(), Failure> {
     let build = ["--release", "--features", "huggingface"];
+    // In sight, since it takes minutes.
+    let examples = ["--example", "adapters", "--example", "quickstart"];
+    cargo(&[&["build"], &build[..], &examples].concat())?;
     driver::ensure(&build)?;
     cargo(
         &[
