@@ -18,6 +18,7 @@
 //   ELEMENT      0 f32; two to a word: 1 f16, 2 bf16
 //   INTERLEAVED  pair k is channels (2k, 2k + 1), else (k, k + half the rotary window)
 //   QUERY_HEADS, KEY_HEADS  heads that an invocation rotates with one load of cos and sin, 1 to 8, divisors of the counts
+//   QUERY_AT_ONCE, KEY_AT_ONCE  heads that it loads before it stores the first of them, 1 to 4, divisors of those (quads_* only)
 //
 // Entry points: what an invocation owns of each of its heads, and from how many bindings
 //   quads_one, quads_two  twice 16 bytes: 4 pairs of f32, 8 of 16-bit types
@@ -35,6 +36,8 @@ override ELEMENT: u32 = 0u;
 override INTERLEAVED: bool = false;
 override QUERY_HEADS: u32 = 1u;
 override KEY_HEADS: u32 = 1u;
+override QUERY_AT_ONCE: u32 = 1u;
+override KEY_AT_ONCE: u32 = 1u;
 
 const F32: u32 = 0u;
 const F16: u32 = 1u;
@@ -275,34 +278,23 @@ fn store_key(at: u32, parts: Parts) {
     key_quads[at + params.distance] = out.b;
 }
 
-// All loads come before the first store, each in a variable with a name: naga bounds every loop, which keeps drivers from
-// unrolling it, and an indexed array may go to slow memory. `heads` is an override constant at every call, so the
-// conditions are gone in the compiled kernel.
+// Loads of several heads come before the first store, so that a GPU waits for memory once, each in a variable with a name:
+// naga bounds every loop, which keeps drivers from unrolling it, and an indexed array may go to slow memory. A driver that
+// runs on a CPU takes one head at a time: it has few registers and does not wait. `heads` is an override constant at every
+// call, so the conditions are gone in the compiled kernel.
 
 fn rotate_query(at: u32, stride: u32, heads: u32, turn: Turn) {
     let h0 = load_query(at);
     var h1 = h0;
     var h2 = h0;
     var h3 = h0;
-    var h4 = h0;
-    var h5 = h0;
-    var h6 = h0;
-    var h7 = h0;
     if (heads > 1u) { h1 = load_query(at + stride); }
     if (heads > 2u) { h2 = load_query(at + 2u * stride); }
     if (heads > 3u) { h3 = load_query(at + 3u * stride); }
-    if (heads > 4u) { h4 = load_query(at + 4u * stride); }
-    if (heads > 5u) { h5 = load_query(at + 5u * stride); }
-    if (heads > 6u) { h6 = load_query(at + 6u * stride); }
-    if (heads > 7u) { h7 = load_query(at + 7u * stride); }
     store_query(at, turned(h0, turn));
     if (heads > 1u) { store_query(at + stride, turned(h1, turn)); }
     if (heads > 2u) { store_query(at + 2u * stride, turned(h2, turn)); }
     if (heads > 3u) { store_query(at + 3u * stride, turned(h3, turn)); }
-    if (heads > 4u) { store_query(at + 4u * stride, turned(h4, turn)); }
-    if (heads > 5u) { store_query(at + 5u * stride, turned(h5, turn)); }
-    if (heads > 6u) { store_query(at + 6u * stride, turned(h6, turn)); }
-    if (heads > 7u) { store_query(at + 7u * stride, turned(h7, turn)); }
 }
 
 /// rotate_query for the binding of the key.
@@ -311,29 +303,17 @@ fn rotate_key(at: u32, stride: u32, heads: u32, turn: Turn) {
     var h1 = h0;
     var h2 = h0;
     var h3 = h0;
-    var h4 = h0;
-    var h5 = h0;
-    var h6 = h0;
-    var h7 = h0;
     if (heads > 1u) { h1 = load_key(at + stride); }
     if (heads > 2u) { h2 = load_key(at + 2u * stride); }
     if (heads > 3u) { h3 = load_key(at + 3u * stride); }
-    if (heads > 4u) { h4 = load_key(at + 4u * stride); }
-    if (heads > 5u) { h5 = load_key(at + 5u * stride); }
-    if (heads > 6u) { h6 = load_key(at + 6u * stride); }
-    if (heads > 7u) { h7 = load_key(at + 7u * stride); }
     store_key(at, turned(h0, turn));
     if (heads > 1u) { store_key(at + stride, turned(h1, turn)); }
     if (heads > 2u) { store_key(at + 2u * stride, turned(h2, turn)); }
     if (heads > 3u) { store_key(at + 3u * stride, turned(h3, turn)); }
-    if (heads > 4u) { store_key(at + 4u * stride, turned(h4, turn)); }
-    if (heads > 5u) { store_key(at + 5u * stride, turned(h5, turn)); }
-    if (heads > 6u) { store_key(at + 6u * stride, turned(h6, turn)); }
-    if (heads > 7u) { store_key(at + 7u * stride, turned(h7, turn)); }
 }
 
-// An invocation belongs to the query or to the key. The choice is written as two loops of at most one round: drivers that run
-// on a CPU execute both sides of an `if` under a mask, but leave a loop that no invocation enters.
+// An invocation belongs to the query or to the key. The choice is written as two loops of which one has no round: drivers that
+// run on a CPU execute both sides of an `if` under a mask, but leave a loop that no invocation enters.
 
 @compute @workgroup_size(WORKGROUP)
 fn quads_two(
@@ -346,13 +326,14 @@ fn quads_two(
     }
     let turn = turn_of_quads(row_of(at), at.lane);
     let part = part_of(at.lane);
-    for (var mine = at.group < params.query_groups; mine; mine = false) {
-        let slice = slice_of(params.query, at, at.group * QUERY_HEADS);
-        rotate_query(slice + part, params.query.head_stride, QUERY_HEADS, turn);
+    let is_query = at.group < params.query_groups;
+    for (var h = select(QUERY_HEADS, 0u, is_query); h < QUERY_HEADS; h += QUERY_AT_ONCE) {
+        let slice = slice_of(params.query, at, at.group * QUERY_HEADS + h);
+        rotate_query(slice + part, params.query.head_stride, QUERY_AT_ONCE, turn);
     }
-    for (var mine = at.group >= params.query_groups; mine; mine = false) {
-        let slice = slice_of(params.key, at, (at.group - params.query_groups) * KEY_HEADS);
-        rotate_key(slice + part, params.key.head_stride, KEY_HEADS, turn);
+    for (var h = select(0u, KEY_HEADS, is_query); h < KEY_HEADS; h += KEY_AT_ONCE) {
+        let slice = slice_of(params.key, at, (at.group - params.query_groups) * KEY_HEADS + h);
+        rotate_key(slice + part, params.key.head_stride, KEY_AT_ONCE, turn);
     }
 }
 
@@ -367,13 +348,14 @@ fn quads_one(
     }
     let turn = turn_of_quads(row_of(at), at.lane);
     let part = part_of(at.lane);
-    for (var mine = at.group < params.query_groups; mine; mine = false) {
-        let slice = slice_of(params.query, at, at.group * QUERY_HEADS);
-        rotate_query(slice + part, params.query.head_stride, QUERY_HEADS, turn);
+    let is_query = at.group < params.query_groups;
+    for (var h = select(QUERY_HEADS, 0u, is_query); h < QUERY_HEADS; h += QUERY_AT_ONCE) {
+        let slice = slice_of(params.query, at, at.group * QUERY_HEADS + h);
+        rotate_query(slice + part, params.query.head_stride, QUERY_AT_ONCE, turn);
     }
-    for (var mine = at.group >= params.query_groups; mine; mine = false) {
-        let slice = slice_of(params.key, at, (at.group - params.query_groups) * KEY_HEADS);
-        rotate_query(slice + part, params.key.head_stride, KEY_HEADS, turn);
+    for (var h = select(0u, KEY_HEADS, is_query); h < KEY_HEADS; h += KEY_AT_ONCE) {
+        let slice = slice_of(params.key, at, (at.group - params.query_groups) * KEY_HEADS + h);
+        rotate_query(slice + part, params.key.head_stride, KEY_AT_ONCE, turn);
     }
 }
 

@@ -15,7 +15,8 @@ use common::{CONTEXTS, NO_USAGE, contexts_with, name, values};
 use wgpu_rope::half::{bf16, f16};
 use wgpu_rope::{
     Angles, CosSinTable, Direction, Element, ElementType, Frequencies, GpuContext, HeadLayout,
-    Operands, Pair, Pairing, Positions, RopeConfig, RopePlan, RotateSpec, Rows, Scaling, reference,
+    Limits, Operands, Pair, Pairing, Positions, RopeConfig, RopePlan, RotateSpec, Rows, Scaling,
+    reference,
 };
 
 /// A rotation with where its tensors lie: byte offsets in one buffer or two.
@@ -31,6 +32,8 @@ struct Case {
     query_offset: u64,
     key_offset: u64,
     shared: bool,
+    /// Planned as for a GPU, whatever the device.
+    as_gpu: bool,
 }
 
 impl Case {
@@ -46,6 +49,7 @@ impl Case {
             query_offset: 0,
             key_offset: 0,
             shared: false,
+            as_gpu: false,
         }
     }
 
@@ -104,7 +108,12 @@ impl Case {
         if let Some(key) = self.key {
             spec = spec.with_key(key, T::TYPE);
         }
-        let plan = RopePlan::new(&spec, context.kernel().limits()).unwrap();
+        let own = *context.kernel().limits();
+        let limits = Limits {
+            cpu: own.cpu && !self.as_gpu,
+            ..own
+        };
+        let plan = RopePlan::new(&spec, &limits).unwrap();
         let prepared = context.kernel().prepare(&plan).unwrap();
         let uploaded: Vec<_> = buffers
             .iter()
@@ -557,20 +566,22 @@ fn grids_past_the_limit_take_several_dispatches() {
 fn every_number_of_heads_per_invocation() {
     let config = RopeConfig::new(64);
     for heads in 1..=8 {
-        let case = Case {
-            heads_per_invocation: Some(heads),
-            ..Case::new(&config, 1, 5, HeadLayout::bshd(5, 2 * heads, 64))
-                .with_key(HeadLayout::bshd(5, heads, 64))
-        };
-        check_all(&case, heads.into());
-        check_all(
-            &Case {
+        // A CPU's driver takes one head at a time, a GPU several.
+        for as_gpu in [false, true] {
+            let case = Case {
+                heads_per_invocation: Some(heads),
+                as_gpu,
+                ..Case::new(&config, 1, 5, HeadLayout::bshd(5, 2 * heads, 64))
+                    .with_key(HeadLayout::bshd(5, heads, 64))
+            };
+            check_all(&case, heads.into());
+            let shared = Case {
                 shared: true,
                 key_offset: 5 * 2 * u64::from(heads) * 64 * 4,
                 ..case
-            },
-            heads.into(),
-        );
+            };
+            check_all(&shared, heads.into());
+        }
     }
 }
 
@@ -636,6 +647,7 @@ fn random_valid_rotations() {
             query_offset,
             key_offset,
             shared,
+            as_gpu: random.bool(),
         };
         channels += check_all(&case, seed.into());
     }

@@ -61,6 +61,14 @@ struct Window {
     heads: Range<u32>,
 }
 
+/// The largest divisor up to a target (0 has them all).
+fn divisor(of: u32, target: u32) -> u32 {
+    (1..=target)
+        .rev()
+        .find(|divisor| of.is_multiple_of(*divisor))
+        .unwrap_or(1)
+}
+
 fn count(range: &Range<u32>) -> u32 {
     range.end - range.start
 }
@@ -257,12 +265,6 @@ impl RopePlan {
 
     /// Heads per invocation for each tensor: the largest divisor of its head count up to the target.
     fn heads_per_invocation(&self, lanes: u32, tokens: u64, heads: [u32; 2]) -> [u32; 2] {
-        let divisor = |heads: u32, target: u32| {
-            (1..=target)
-                .rev()
-                .find(|h| heads.is_multiple_of(*h))
-                .unwrap_or(1)
-        };
         let invocations = |target: u32| {
             heads.iter().fold(0_u64, |sum, &h| {
                 let groups = u64::from(h / divisor(h, target)) * u64::from(lanes);
@@ -306,6 +308,8 @@ impl RopePlan {
             let tokens = u64::from(count(&window.tokens)) * u64::from(count(&window.batch));
             self.heads_per_invocation(lanes, tokens, heads)
         };
+        // A GPU waits for memory, a CPU for registers.
+        let at_once = per.map(|h| divisor(h, if self.limits.cpu { 1 } else { 4 }));
         let groups = [heads[0] / per[0], heads[1] / per[1]];
         let (across, workgroup) = groups[0]
             .checked_add(groups[1])
@@ -392,6 +396,8 @@ impl RopePlan {
                 ("INTERLEAVED", f64::from(u8::from(interleaved))),
                 ("QUERY_HEADS", per[0].into()),
                 ("KEY_HEADS", per[1].into()),
+                ("QUERY_AT_ONCE", at_once[0].into()),
+                ("KEY_AT_ONCE", at_once[1].into()),
             ],
             uniform,
             bindings,
