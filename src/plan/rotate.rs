@@ -89,14 +89,13 @@ impl RopePlan {
     pub fn new(spec: &RotateSpec, limits: &Limits) -> Result<Self> {
         limits.validate()?;
         spec.validate()?;
-        if let Some(workgroup) = spec.workgroup
-            && workgroup > limits.invocations()
-        {
+        let most = limits.invocations();
+        if let Some(workgroup) = spec.workgroup.filter(|workgroup| *workgroup > most) {
             return Err(RopeError::Limit {
                 limit: "max_compute_invocations_per_workgroup",
                 operand: "workgroup",
                 needed: workgroup.into(),
-                allowed: limits.invocations().into(),
+                allowed: most.into(),
             });
         }
         let plan = Self {

@@ -189,8 +189,10 @@ impl RotateSpec {
                 "batch times tokens must fit u32",
             ));
         }
-        if let Some(heads) = self.heads_per_invocation
-            && !(1..=MAX_HEADS_PER_INVOCATION).contains(&heads)
+        let range = 1..=MAX_HEADS_PER_INVOCATION;
+        if let Some(heads) = self
+            .heads_per_invocation
+            .filter(|heads| !range.contains(heads))
         {
             return Err(RopeError::layout(
                 "heads per invocation",
