@@ -48,7 +48,7 @@ pub struct PreparedRope {
 }
 
 /// The dispatches of a placement.
-type Pipelines = Arc<[(PlannedDispatch, Pipeline)]>;
+type Pipelines = Arc<[(Arc<PlannedDispatch>, Pipeline)]>;
 
 #[derive(Debug)]
 struct Shared {
@@ -97,7 +97,7 @@ impl PreparedRope {
             .into_iter()
             .map(|planned| {
                 let pipeline = self.shared.kernel.rotate_pipeline(&planned)?;
-                Ok((planned, pipeline))
+                Ok((Arc::new(planned), pipeline))
             })
             .collect::<Result<_>>()?;
         let mut placements = lock(&self.shared.placements);
@@ -206,7 +206,7 @@ impl PreparedRope {
             .collect::<Result<_>>()?;
         Ok(RopeDispatch {
             shared: Arc::new(Bound {
-                plan: plan.clone(),
+                prepared: self.clone(),
                 table: table.clone(),
                 tensors: [query.buffer().clone(), key.buffer().clone()],
                 steps,
@@ -225,7 +225,7 @@ pub struct RopeDispatch {
 
 #[derive(Debug)]
 struct Bound {
-    plan: RopePlan,
+    prepared: PreparedRope,
     table: CosSinTable,
     tensors: [wgpu::Buffer; 2],
     steps: Vec<Step>,
@@ -242,7 +242,7 @@ impl RopeDispatch {
     /// What was planned.
     #[must_use]
     pub fn plan(&self) -> &RopePlan {
-        &self.shared.plan
+        self.shared.prepared.plan()
     }
 
     /// The workgroups that rotate `tokens` tokens of each batch entry: the arguments of an indirect dispatch of these very tensors (they depend
@@ -251,7 +251,7 @@ impl RopeDispatch {
     /// # Errors
     /// [`RopeError::Count`] for more tokens than planned, or where the rotation takes several dispatches.
     pub fn workgroups(&self, tokens: u32) -> Result<[u32; 3]> {
-        self.shared.plan.check_tokens(tokens)?;
+        self.plan().check_tokens(tokens)?;
         Ok(self.only()?.workgroups(tokens))
     }
 
@@ -275,7 +275,7 @@ impl RopeDispatch {
     /// - [`RopeError::Table`] that the table's last recorded fill does not make all rows these tokens read. A fill counts when it
     ///   is recorded; that it also runs, and first, is up to who submits.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) -> Result<()> {
-        self.shared.plan.check_tokens(tokens)?;
+        self.plan().check_tokens(tokens)?;
         self.check_filled(tokens)?;
         for step in &self.shared.steps {
             step.record(pass, tokens);
@@ -330,13 +330,13 @@ impl RopeDispatch {
                 "that buffer",
             ));
         }
-        self.check_filled(self.shared.plan.spec().tokens())?;
+        self.check_filled(self.plan().spec().tokens())?;
         self.only()?.record_indirect(pass, arguments, offset);
         Ok(())
     }
 
     fn check_filled(&self, tokens: u32) -> Result<()> {
-        let needed = self.shared.plan.spec().rows_needed(tokens);
+        let needed = self.plan().spec().rows_needed(tokens);
         let filled = self.shared.table.filled_rows();
         if u64::from(filled) < needed {
             return Err(RopeError::table(

@@ -63,7 +63,7 @@ pub(crate) struct Pipeline {
 /// A dispatch with everything that recording it takes.
 #[derive(Debug)]
 pub(crate) struct Step {
-    planned: PlannedDispatch,
+    planned: Arc<PlannedDispatch>,
     pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
 }
@@ -294,7 +294,7 @@ impl RopeKernel {
     pub(crate) fn bind<'a>(
         &self,
         operand: &'static str,
-        planned: &PlannedDispatch,
+        planned: &Arc<PlannedDispatch>,
         pipeline: &'a Pipeline,
         buffer: impl Fn(Resource) -> (&'a wgpu::Buffer, u64),
     ) -> Result<Step> {

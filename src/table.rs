@@ -160,10 +160,10 @@ impl CosSinTable {
         let kernel = self.kernel();
         let steps = plan
             .fill(source, bytes)?
-            .iter()
+            .into_iter()
             .map(|planned| {
-                let pipeline = kernel.table_pipeline(planned)?;
-                kernel.bind("positions", planned, &pipeline, |resource| {
+                let pipeline = kernel.table_pipeline(&planned)?;
+                kernel.bind("positions", &Arc::new(planned), &pipeline, |resource| {
                     let buffer = match (resource, slice) {
                         (Resource::Pairs, _) => &self.shared.pairs,
                         (Resource::Positions, Some(slice)) => slice.buffer(),

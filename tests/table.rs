@@ -1,5 +1,5 @@
 //! Cos/sin tables on every adapter: bits against golden vectors and the CPU twin, sources of positions, directions, partial
-//! and folded fills, and what is refused.
+//! fills and those of several dispatches, and what is refused.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
