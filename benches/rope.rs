@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use wgpu_rope::{
-    Angles, CosSinTable, Direction, Element, ElementType, Frequencies, GpuContext, HeadLayout,
-    Operands, Pairing, Positions, RopeConfig, RopeDispatch, RopePlan, RotateSpec,
+    CosSinTable, Element, ElementType, Frequencies, GpuContext, HeadLayout, Operands, Pairing,
+    Positions, RopeConfig, RopeDispatch, RopePlan, RotateSpec, TableSpec,
     half::{bf16, f16},
     reference,
 };
@@ -30,7 +30,7 @@ fn table(context: &GpuContext, config: &RopeConfig, rows: u32) -> CosSinTable {
     let frequencies = Frequencies::new(config).unwrap();
     let table = context
         .kernel()
-        .table(&frequencies, rows, Angles::Exact, Direction::Forward)
+        .table(&TableSpec::new(&frequencies), rows)
         .unwrap();
     let fill = table.bind_positions(Positions::From(0)).unwrap();
     context.run(|pass| fill.record(pass, rows)).unwrap();
@@ -69,12 +69,8 @@ fn layer<T: Element>(
         .unwrap();
     context.run(|pass| dispatch.record(pass, tokens)).unwrap();
     let frequencies = Frequencies::new(config).unwrap();
-    let rows = reference::table(
-        &frequencies,
-        0..i32::try_from(tokens).unwrap(),
-        Direction::Forward,
-    )
-    .unwrap();
+    let positions: Vec<_> = (0..i32::try_from(tokens).unwrap()).collect();
+    let rows = reference::table(&TableSpec::new(&frequencies), (&positions).into()).unwrap();
     reference::rotate(&spec, &rows, &mut query, Some(&mut key)).unwrap();
     assert_eq!(
         bytemuck::cast_slice::<_, u8>(&context.read_blocking::<T>(&q, query.len()).unwrap()),
@@ -91,7 +87,7 @@ fn tables(criterion: &mut Criterion) {
     group.throughput(Throughput::Bytes(u64::from(rows) * 64 * 8));
     let exact = context
         .kernel()
-        .table(&frequencies, rows, Angles::Exact, Direction::Forward)
+        .table(&TableSpec::new(&frequencies), rows)
         .unwrap();
     let fill = exact.bind_positions(Positions::From(0)).unwrap();
     let (plain, _) = floor::float_table(&context, frequencies.inv_freq(), 0, rows).unwrap();

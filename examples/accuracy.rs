@@ -10,7 +10,7 @@ mod floor;
 use std::error::Error;
 
 use plotters::prelude::*;
-use wgpu_rope::{Angles, Direction, Frequencies, GpuContext, Positions, RopeConfig};
+use wgpu_rope::{Frequencies, GpuContext, Positions, RopeConfig, TableSpec};
 
 /// Positions looked at below each of these.
 const WINDOW: u32 = 1024;
@@ -59,7 +59,7 @@ fn row(
     let start = position - WINDOW;
     let table = context
         .kernel()
-        .table(frequencies, WINDOW, Angles::Exact, Direction::Forward)?;
+        .table(&TableSpec::new(frequencies), WINDOW)?;
     let fill = table.bind_positions(Positions::From(start.try_into()?))?;
     let (plain, plain_table) = floor::float_table(context, frequencies.inv_freq(), start, WINDOW)?;
     context.run(|pass| {

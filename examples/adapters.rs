@@ -64,7 +64,7 @@ fn main() -> ExitCode {
             limits.max_compute_workgroups_per_dimension
         );
         println!(
-            "  storage buffers        {} (3 are needed)",
+            "  storage buffers        {} (4 are needed)",
             limits.max_storage_buffers_per_shader_stage
         );
         println!(

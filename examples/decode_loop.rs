@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use wgpu_rope::half::f16;
 use wgpu_rope::{
-    Angles, CosSinTable, Direction, ElementType, Frequencies, GpuContext, HeadLayout, Operands,
-    Positions, RopeConfig, RopeDispatch, RopePlan, RotateSpec, TableFill, reference,
+    CosSinTable, ElementType, Frequencies, GpuContext, HeadLayout, Operands, Positions, RopeConfig,
+    RopeDispatch, RopePlan, RotateSpec, TableFill, TableSpec, reference,
 };
 
 const LAYERS: usize = 4;
@@ -40,8 +40,7 @@ impl Stage {
         tokens: u32,
     ) -> Result<Self, Box<dyn Error>> {
         let kernel = context.kernel();
-        let table: CosSinTable =
-            kernel.table(frequencies, tokens, Angles::Exact, Direction::Forward)?;
+        let table: CosSinTable = kernel.table(&TableSpec::new(frequencies), tokens)?;
         let fill = table.bind_positions(Positions::Start(start.slice(..)))?;
         let layout = |heads| HeadLayout::bshd(tokens, heads, HEAD_DIM);
         let spec = RotateSpec::new(config, 1, tokens, layout(HEADS), ElementType::F16)
@@ -111,8 +110,8 @@ impl Stage {
                 .try_for_each(|rotation| rotation.record(pass, tokens))
         })?;
 
-        let positions = position..position + i32::try_from(tokens)?;
-        let rows = reference::table(frequencies, positions, Direction::Forward)?;
+        let positions: Vec<_> = (position..position + i32::try_from(tokens)?).collect();
+        let rows = reference::table(&TableSpec::new(frequencies), (&positions).into())?;
         let mut differing = 0;
         for (layer, (mut query, mut key)) in layers.into_iter().enumerate() {
             reference::rotate(&self.spec, &rows, &mut query, Some(&mut key))?;

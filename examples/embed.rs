@@ -8,8 +8,8 @@ use std::error::Error;
 
 use wgpu_rope::wgpu;
 use wgpu_rope::{
-    Angles, Direction, ElementType, Frequencies, HeadLayout, KernelOptions, Operands, Positions,
-    RopeConfig, RopeKernel, RopePlan, RotateSpec, reference,
+    ElementType, Frequencies, HeadLayout, KernelOptions, Operands, Positions, RopeConfig,
+    RopeKernel, RopePlan, RotateSpec, TableSpec, reference,
 };
 
 const TOKENS: u32 = 256;
@@ -79,7 +79,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
 
     // Once for the device; once for the model; once for the shape.
     let kernel = RopeKernel::new(&device, &KernelOptions::default())?;
-    let table = kernel.table(&frequencies, TOKENS, Angles::Exact, Direction::Forward)?;
+    let table = kernel.table(&TableSpec::new(&frequencies), TOKENS)?;
     let fill = table.bind_positions(Positions::From(0))?;
     let spec = RotateSpec::new(
         &config,
@@ -161,7 +161,8 @@ async fn run() -> Result<(), Box<dyn Error>> {
     // The same on the CPU: multiplications by powers of two are exact, so all bits have to be equal.
     let mut expected_query: Vec<f32> = query.iter().map(|x| x * 2.0).collect();
     let mut expected_key = key;
-    let rows = reference::table(&frequencies, 0..TOKENS.try_into()?, Direction::Forward)?;
+    let positions: Vec<_> = (0..TOKENS.try_into()?).collect();
+    let rows = reference::table(&TableSpec::new(&frequencies), (&positions).into())?;
     reference::rotate(&spec, &rows, &mut expected_query, Some(&mut expected_key))?;
     expected_query.iter_mut().for_each(|x| *x *= 0.125);
 

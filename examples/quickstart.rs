@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use safetensors::SafeTensors;
 use wgpu_rope::config::huggingface;
 use wgpu_rope::{
-    Angles, Direction, ElementType, Frequencies, GpuContext, HeadLayout, Operands, Positions,
-    RopeConfig, RopePlan, RotateSpec, Rows, reference,
+    ElementType, Frequencies, GpuContext, HeadLayout, Operands, Positions, RopeConfig, RopePlan,
+    RotateSpec, Rows, TableSpec, reference,
 };
 
 const TOKENS: u32 = 4096;
@@ -28,7 +28,8 @@ const KV_HEADS: u32 = 8;
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(here.join("examples/data/llama-3.1-8b.json"))?;
-    let config = huggingface::read_config(&text)?.config;
+    let model = huggingface::read_config(&text)?.ok_or("the model has no RoPE")?;
+    let config = model.only()?.config.clone();
     let frequencies = Frequencies::new(&config)?;
 
     let context = GpuContext::new_blocking()?;
@@ -65,7 +66,7 @@ fn layer(
 
     // The whole use of the crate: a table, its fill, a plan, a binding.
     let kernel = context.kernel();
-    let table = kernel.table(frequencies, TOKENS, Angles::Exact, Direction::Forward)?;
+    let table = kernel.table(&TableSpec::new(frequencies), TOKENS)?;
     let fill = table.bind_positions(Positions::From(0))?;
     let layout = |heads| HeadLayout::bshd(TOKENS, heads, head_dim);
     let spec = RotateSpec::new(config, 1, TOKENS, layout(HEADS), ElementType::F32)
@@ -79,7 +80,8 @@ fn layer(
 
     // Checked before anything is timed.
     let start = Instant::now();
-    let rows = reference::table(frequencies, 0..TOKENS.try_into()?, Direction::Forward)?;
+    let positions: Vec<i32> = (0..TOKENS.try_into()?).collect();
+    let rows = reference::table(&TableSpec::new(frequencies), (&positions).into())?;
     let (mut cpu_query, mut cpu_key) = (query.clone(), key.clone());
     reference::rotate(&spec, &rows, &mut cpu_query, Some(&mut cpu_key))?;
     let cpu = start.elapsed();
@@ -92,12 +94,15 @@ fn layer(
             .count()
     };
     let differing = differ(&gpu_query, &cpu_query) + differ(&gpu_key, &cpu_key);
-    let positions: Vec<i32> = (0..TOKENS.try_into()?).collect();
     let mut error = 0.0_f64;
     for (made, before, heads) in [(&gpu_query, &query, HEADS), (&gpu_key, &key, KV_HEADS)] {
         let alone = RotateSpec::new(config, 1, TOKENS, layout(heads), ElementType::F32);
-        let truth =
-            reference::rotate_f64(&alone, frequencies, &positions, Direction::Forward, before)?;
+        let truth = reference::rotate_f64(
+            &alone,
+            &TableSpec::new(frequencies),
+            (&positions).into(),
+            before,
+        )?;
         error = made
             .iter()
             .zip(&truth)
@@ -179,7 +184,8 @@ fn golden(context: &GpuContext, here: &Path) -> Result<bool, Box<dyn Error>> {
     );
     let file = std::fs::read(folder.join("llama31_8b_llama3.safetensors"))?;
     let tensors = SafeTensors::deserialize(&file)?;
-    let config = huggingface::read_config(&case["config"].to_string())?.config;
+    let model = huggingface::read_config(&case["config"].to_string())?;
+    let config = model.ok_or("the model has no RoPE")?.only()?.config.clone();
     let frequencies = Frequencies::new(&config)?;
     let positions = tensors
         .tensor("position_ids")?
@@ -202,13 +208,12 @@ fn golden(context: &GpuContext, here: &Path) -> Result<bool, Box<dyn Error>> {
         let mut cpu = gpu.clone();
         context.rotate_blocking(
             &spec,
-            &frequencies,
-            &positions,
-            Direction::Forward,
+            &TableSpec::new(&frequencies),
+            (&positions).into(),
             &mut gpu,
             None,
         )?;
-        let rows = reference::table(&frequencies, positions.iter().copied(), Direction::Forward)?;
+        let rows = reference::table(&TableSpec::new(&frequencies), (&positions).into())?;
         reference::rotate(&spec, &rows, &mut cpu, None)?;
         differing += gpu
             .iter()

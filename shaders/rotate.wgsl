@@ -1,4 +1,4 @@
-// rotate.wgsl: rows of (cos, sin) and tensors to rotated tensors, in place.
+// rotate.wgsl: rows of (cos, sin) and tensors to rotated tensors, in place. Joined behind element.wgsl.
 //
 // Purpose: for every head of every token, each pair (x, y) of channels of the rotary window becomes
 // (x cos - y sin, x sin + y cos). It alone knows memory: layouts, strides, pairings, element types. It knows no
@@ -15,34 +15,42 @@
 //   WORKGROUP    invocations along x
 //   LANES        invocations that share a head of a token
 //   PAIRS        pairs that are rotated, the first of the rotary window
-//   ELEMENT      0 f32; two to a word: 1 f16, 2 bf16
-//   INTERLEAVED  pair k is channels (2k, 2k + 1), else (k, k + half the rotary window)
+//   KEEP         pairs with the entry (1, 0) are left alone, bit for bit
+//   ELEMENT      the element type (element.wgsl)
+//   INTERLEAVED  pair k is read from channels (2k, 2k + 1), else from (k, k + half of its block of the rotary window)
+//   WRITES_INTERLEAVED  the same of where it is written; windows_* only, others write where they read
+//   BLOCK        lanes of a block of the rotary window; LANES where it is one block (quads_* and words_*)
+//   WINDOW, STAGED  channels of the rotary window, and words that may hold them (windows_* only)
 //   QUERY_HEADS, KEY_HEADS  heads that an invocation rotates with one load of cos and sin, 1 to 8, divisors of the counts
 //   QUERY_AT_ONCE, KEY_AT_ONCE  heads that it loads before it stores the first of them, 1 to 4, divisors of those (quads_* only)
 //
 // Entry points: what an invocation owns of each of its heads, and from how many bindings
-//   quads_one, quads_two  twice 16 bytes: 4 pairs of f32, 8 of 16-bit types
-//   words_one, words_two  two words: 1 pair of f32, 2 of 16-bit types
-//   heads_one             all: 16-bit pairs that share words with their neighbours
+//   quads_one, quads_two      twice 16 bytes: 4 pairs of f32, 8 of 16-bit types
+//   words_one, words_two      two words: 1 pair of f32, 2 of 16-bit types
+//   windows_one, windows_two  a workgroup owns the rotary window of one head: pairs that move, 16-bit pairs that share words
 //
-// Grid: x = workgroups across (group of heads, lane), y = tokens, exactly, z = batch.
-// Every word is owned by one invocation, so nothing is read after another invocation wrote it.
+// Grid: x = workgroups across (group of heads, lane), or heads for windows_*; y = tokens, exactly; z = batch.
+// Every word is owned by one invocation (one workgroup), so nothing is read after another one wrote it.
 // Tail: invocations past the last group, token or batch entry load and store nothing.
 
 override WORKGROUP: u32 = 64u;
 override LANES: u32 = 16u;
 override PAIRS: u32 = 64u;
-override ELEMENT: u32 = 0u;
+override KEEP: bool = false;
 override INTERLEAVED: bool = false;
+override WRITES_INTERLEAVED: bool = false;
+override BLOCK: u32 = 16u;
+override WINDOW: u32 = 128u;
+override STAGED: u32 = 128u;
 override QUERY_HEADS: u32 = 1u;
 override KEY_HEADS: u32 = 1u;
 override QUERY_AT_ONCE: u32 = 1u;
 override KEY_AT_ONCE: u32 = 1u;
 
-const F32: u32 = 0u;
-const F16: u32 = 1u;
+/// The bits of 1.
+const ONE: u32 = 0x3f800000u;
 
-/// First slice and strides in units of the binding (elements for heads_one).
+/// First slice and strides in units of the binding (elements for windows_*).
 struct Side {
     first: u32,
     batch_stride: u32,
@@ -59,7 +67,7 @@ struct Params {
     row_of_token: u32,
     /// From row to row in units of the binding.
     row_stride: u32,
-    /// From the first part of a lane to its second, in units of the binding.
+    /// From the first part of a lane to its second, in units of the binding (for windows_*, of a half-split pair, in elements).
     distance: u32,
     /// Groups of heads of each tensor: those of the query come first along x.
     query_groups: u32,
@@ -110,7 +118,7 @@ fn slice_of(side: Side, at: Place, head: u32) -> u32 {
 
 /// Where in a head the lane's first part stands; its second is params.distance further on.
 fn part_of(lane: u32) -> u32 {
-    return select(lane, 2u * lane, INTERLEAVED);
+    return select(lane + lane / BLOCK * BLOCK, 2u * lane, INTERLEAVED);
 }
 
 // ---- arithmetic: f32, each product and sum rounded by itself ----
@@ -139,20 +147,6 @@ fn turned_x(x: vec4<f32>, y: vec4<f32>, c: vec4<f32>, s: vec4<f32>) -> vec4<f32>
 
 fn turned_y(x: vec4<f32>, y: vec4<f32>, c: vec4<f32>, s: vec4<f32>) -> vec4<f32> {
     return barrier(x * s) + barrier(y * c);
-}
-
-/// 16 bits of each component, in the low half, to f32. Exact.
-fn widened(half: vec4<u32>) -> vec4<f32> {
-    if (ELEMENT != F16) {
-        return bitcast<vec4<f32>>(half << vec4(16u));
-    }
-    let magnitude = (half & vec4(0x7fffu)) << vec4(13u);
-    // Exponent 31 is infinity or NaN; exponent 0 has no hidden bit, which the exact subtraction takes away.
-    let top = magnitude >= vec4(0x0f800000u);
-    let bits = magnitude + select(vec4(0x38000000u), vec4(0x70000000u), top);
-    let small = bitcast<vec4<f32>>(bits + vec4(0x00800000u)) - vec4(bitcast<f32>(0x38800000u));
-    let value = select(bits, bitcast<vec4<u32>>(small), magnitude < vec4(0x00800000u));
-    return bitcast<vec4<f32>>(value | ((half & vec4(0x8000u)) << vec4(16u)));
 }
 
 /// f32 rounded to 16 bits in the low half of each component: to nearest even, overflow to infinity, NaN kept NaN.
@@ -185,29 +179,50 @@ fn joined(low: vec4<u32>, high: vec4<u32>) -> vec4<u32> {
     return low | (high << vec4(16u));
 }
 
+/// Which components have the entry (1, 0).
+fn is_kept(c: vec4<f32>, s: vec4<f32>) -> vec4<bool> {
+    let differs = (bitcast<vec4<u32>>(c) ^ vec4(ONE)) | bitcast<vec4<u32>>(s);
+    return differs == vec4(0u);
+}
+
+fn kept(rotated: vec4<u32>, old: vec4<u32>, c: vec4<f32>, s: vec4<f32>) -> vec4<u32> {
+    if (KEEP) {
+        return select(rotated, old, is_kept(c, s));
+    }
+    return rotated;
+}
+
 /// Both parts rotated. f32: part a holds the x, part b the y. 16-bit types, two to a word: half-split, the x are in part a
 /// and the y in part b, low halves being even pairs; interleaved, each word holds a whole pair.
 fn turned(parts: Parts, turn: Turn) -> Parts {
+    let c_a = turn.cos_a;
+    let s_a = turn.sin_a;
     if (ELEMENT == F32) {
         let x = bitcast<vec4<f32>>(parts.a);
         let y = bitcast<vec4<f32>>(parts.b);
         return Parts(
-            bitcast<vec4<u32>>(turned_x(x, y, turn.cos_a, turn.sin_a)),
-            bitcast<vec4<u32>>(turned_y(x, y, turn.cos_a, turn.sin_a)),
+            kept(bitcast<vec4<u32>>(turned_x(x, y, c_a, s_a)), parts.a, c_a, s_a),
+            kept(bitcast<vec4<u32>>(turned_y(x, y, c_a, s_a)), parts.b, c_a, s_a),
         );
     }
-    var x_a = widened(low(parts.a));
-    var y_a = widened(low(parts.b));
-    var x_b = widened(high(parts.a));
-    var y_b = widened(high(parts.b));
+    let c_b = turn.cos_b;
+    let s_b = turn.sin_b;
+    let old_xa = low(parts.a);
+    let old_yb = high(parts.b);
+    var old_ya = low(parts.b);
+    var old_xb = high(parts.a);
     if (INTERLEAVED) {
-        y_a = widened(high(parts.a));
-        x_b = widened(low(parts.b));
+        old_ya = high(parts.a);
+        old_xb = low(parts.b);
     }
-    let xa = narrowed(turned_x(x_a, y_a, turn.cos_a, turn.sin_a));
-    let ya = narrowed(turned_y(x_a, y_a, turn.cos_a, turn.sin_a));
-    let xb = narrowed(turned_x(x_b, y_b, turn.cos_b, turn.sin_b));
-    let yb = narrowed(turned_y(x_b, y_b, turn.cos_b, turn.sin_b));
+    let x_a = widened(old_xa);
+    let y_a = widened(old_ya);
+    let x_b = widened(old_xb);
+    let y_b = widened(old_yb);
+    let xa = kept(narrowed(turned_x(x_a, y_a, c_a, s_a)), old_xa, c_a, s_a);
+    let ya = kept(narrowed(turned_y(x_a, y_a, c_a, s_a)), old_ya, c_a, s_a);
+    let xb = kept(narrowed(turned_x(x_b, y_b, c_b, s_b)), old_xb, c_b, s_b);
+    let yb = kept(narrowed(turned_y(x_b, y_b, c_b, s_b)), old_yb, c_b, s_b);
     if (INTERLEAVED) {
         return Parts(joined(xa, ya), joined(xb, yb));
     }
@@ -424,36 +439,158 @@ fn words_one(
     }
 }
 
-// ---- a head at a time, 16-bit elements wherever they lie ----
+// ---- a window at a time, by a workgroup: pairs that move, or share words with their neighbours ----
 
-fn load_half(element: u32) -> vec4<f32> {
-    return widened(vec4((query_words[element >> 1u] >> (16u * (element & 1u))) & 0xffffu));
+/// The words of one window, as they were.
+var<workgroup> staged: array<u32, STAGED>;
+
+/// The bits of an element of the staged words, the low half of the result for 16-bit types.
+fn staged_bits(element: u32) -> u32 {
+    if (ELEMENT == F32) {
+        return staged[element];
+    }
+    return (staged[element >> 1u] >> (16u * (element & 1u))) & 0xffffu;
 }
 
-fn store_half(element: u32, value: vec4<f32>) {
-    let shift = 16u * (element & 1u);
-    let kept = query_words[element >> 1u] & (0xffff0000u >> shift);
-    query_words[element >> 1u] = kept | (narrowed(value).x << shift);
+fn value_of(bits: u32) -> f32 {
+    if (ELEMENT == F32) {
+        return bitcast<f32>(bits);
+    }
+    return widened(vec4(bits)).x;
 }
 
-/// One invocation reads and writes all words of its head, one pair after the other.
+fn bits_of(value: f32) -> u32 {
+    if (ELEMENT == F32) {
+        return bitcast<u32>(value);
+    }
+    return narrowed(vec4(value)).x;
+}
+
+/// What is written to a channel of the window, whose first element is staged behind `lead` others.
+fn rotated_channel(channel: u32, lead: u32, row: u32) -> u32 {
+    let distance = params.distance;
+    let within = channel % (2u * distance);
+    var pair = channel / (2u * distance) * distance + within % distance;
+    var is_y = within >= distance;
+    if (WRITES_INTERLEAVED) {
+        pair = channel >> 1u;
+        is_y = (channel & 1u) == 1u;
+    }
+    var x_at = pair + pair / distance * distance;
+    var y_at = x_at + distance;
+    if (INTERLEAVED) {
+        x_at = 2u * pair;
+        y_at = x_at + 1u;
+    }
+    let x = staged_bits(lead + x_at);
+    let y = staged_bits(lead + y_at);
+    let r = row_pairs[row + min(pair, PAIRS - 1u)];
+    if (pair >= PAIRS || (KEEP && r.x == ONE && r.y == 0u)) {
+        return select(x, y, is_y);
+    }
+    // x cos - y sin, or x sin + y cos. Changing the sign of a factor changes the sign of the product and no other bit.
+    let cos_sin = bitcast<vec2<f32>>(r);
+    let of_x = select(cos_sin.x, cos_sin.y, is_y);
+    let of_y = select(-cos_sin.y, cos_sin.x, is_y);
+    let products = barrier(vec4(value_of(x) * of_x, value_of(y) * of_y, 0.0, 0.0));
+    return bits_of(products.x + products.y);
+}
+
+/// A word of the window with its channels rotated; elements before and behind the window stay.
+fn rotated_word(word: u32, lead: u32, row: u32) -> u32 {
+    if (ELEMENT == F32) {
+        return rotated_channel(word, 0u, row);
+    }
+    var halves = vec2(staged[word] & 0xffffu, staged[word] >> 16u);
+    let first = 2u * word;
+    if (first >= lead && first - lead < WINDOW) {
+        halves.x = rotated_channel(first - lead, lead, row);
+    }
+    if (first + 1u - lead < WINDOW) {
+        halves.y = rotated_channel(first + 1u - lead, lead, row);
+    }
+    return halves.x | (halves.y << 16u);
+}
+
+/// The window of a workgroup's head: its first word, and how many elements stand before it in that word.
+fn window_of(slice: u32) -> vec2<u32> {
+    if (ELEMENT == F32) {
+        return vec2(slice, 0u);
+    }
+    return vec2(slice >> 1u, slice & 1u);
+}
+
+/// Words that hold a window.
+fn words_of(lead: u32) -> u32 {
+    if (ELEMENT == F32) {
+        return WINDOW;
+    }
+    return (lead + WINDOW + 1u) >> 1u;
+}
+
+/// The head of a workgroup: it has one lane.
+fn place_of_window(workgroup: vec3<u32>) -> Place {
+    return Place(0u, workgroup.x, workgroup.y, workgroup.z);
+}
+
+// All words are staged before any is written, since a pair may move to where another one is read.
+
 @compute @workgroup_size(WORKGROUP)
-fn heads_one(
+fn windows_one(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let at = place(workgroup, local);
+    let at = place_of_window(workgroup);
     if (!is_inside(at)) {
         return;
     }
     let row = row_of(at);
-    let slice = slice_of(params.query, at, at.group);
-    for (var k = 0u; k < PAIRS; k += 1u) {
-        let r = bitcast<vec2<f32>>(row_pairs[row + k]);
-        let element = slice + part_of(k);
-        let x = load_half(element);
-        let y = load_half(element + params.distance);
-        store_half(element, turned_x(x, y, vec4(r.x), vec4(r.y)));
-        store_half(element + params.distance, turned_y(x, y, vec4(r.x), vec4(r.y)));
+    var slice = slice_of(params.query, at, at.group);
+    if (at.group >= params.query_groups) {
+        slice = slice_of(params.key, at, at.group - params.query_groups);
+    }
+    let window = window_of(slice);
+    let words = words_of(window.y);
+    for (var word = local; word < words; word += WORKGROUP) {
+        staged[word] = query_words[window.x + word];
+    }
+    workgroupBarrier();
+    for (var word = local; word < words; word += WORKGROUP) {
+        query_words[window.x + word] = rotated_word(word, window.y, row);
+    }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn windows_two(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let at = place_of_window(workgroup);
+    if (!is_inside(at)) {
+        return;
+    }
+    let row = row_of(at);
+    let is_query = at.group < params.query_groups;
+    var slice = slice_of(params.query, at, at.group);
+    if (!is_query) {
+        slice = slice_of(params.key, at, at.group - params.query_groups);
+    }
+    let window = window_of(slice);
+    let words = words_of(window.y);
+    for (var word = local; word < words; word += WORKGROUP) {
+        if (is_query) {
+            staged[word] = query_words[window.x + word];
+        } else {
+            staged[word] = key_words[window.x + word];
+        }
+    }
+    workgroupBarrier();
+    for (var word = local; word < words; word += WORKGROUP) {
+        let rotated = rotated_word(word, window.y, row);
+        if (is_query) {
+            query_words[window.x + word] = rotated;
+        } else {
+            key_words[window.x + word] = rotated;
+        }
     }
 }

@@ -147,17 +147,16 @@ fn octant_sin(t: vec4<u32>, u: vec2<u32>) -> Scaled {
     return normalised(Scaled(mul_top(m.mantissa, g), m.exponent));
 }
 
-/// The bits of (cos, sin) of position * rate, both times the factor. `rate` is the magnitude of the frequency in turns,
-/// `rate_sign` its sign in the top bit.
-fn cos_sin(position: i32, rate: vec4<u32>, rate_sign: u32, factor: TableFactor) -> vec2<u32> {
-    let position_sign = bitcast<u32>(position) & 0x80000000u;
-    // -i32::MIN wraps to itself, whose bits are the magnitude.
-    let magnitude = bitcast<u32>(select(position, -position, position < 0));
-    let p0 = mul_wide(magnitude, rate.x);
-    let p1 = add_low(mul_wide(magnitude, rate.y), p0.x);
-    let p2 = add_low(mul_wide(magnitude, rate.z), p1.x);
-    let turn = vec4(p0.y, p1.y, p2.y, magnitude * rate.w + p2.x);
+/// The product of a count and a number of turns, modulo one turn.
+fn turns_of(count: u32, rate: vec4<u32>) -> vec4<u32> {
+    let p0 = mul_wide(count, rate.x);
+    let p1 = add_low(mul_wide(count, rate.y), p0.x);
+    let p2 = add_low(mul_wide(count, rate.z), p1.x);
+    return vec4(p0.y, p1.y, p2.y, count * rate.w + p2.x);
+}
 
+/// The bits of (cos, sin) of a fraction of a turn, both times the factor; `sign` turns it the other way.
+fn entry(turn: vec4<u32>, sign: u32, factor: TableFactor) -> vec2<u32> {
     let octant = turn.w >> 29u;
     let folded = vec4(
         turn.x << 3u,
@@ -172,9 +171,91 @@ fn cos_sin(position: i32, rate: vec4<u32>, rate_sign: u32, factor: TableFactor) 
     let far = times(octant_sin(t, u), factor);
 
     let cos_sign = (((octant + 2u) >> 2u) << 31u) ^ factor.sign;
-    let sin_sign = ((octant >> 2u) << 31u) ^ position_sign ^ rate_sign ^ factor.sign;
+    let sin_sign = ((octant >> 2u) << 31u) ^ sign ^ factor.sign;
     let swap = ((octant + 1u) & 2u) != 0u;
     let cos = Scaled(select(near.mantissa, far.mantissa, swap), select(near.exponent, far.exponent, swap));
     let sin = Scaled(select(far.mantissa, near.mantissa, swap), select(far.exponent, near.exponent, swap));
     return vec2(pack(cos, cos_sign), pack(sin, sin_sign));
+}
+
+fn sign_of(position: i32) -> u32 {
+    return bitcast<u32>(position) & 0x80000000u;
+}
+
+/// -i32::MIN wraps to itself, whose bits are the magnitude.
+fn magnitude_of(position: i32) -> u32 {
+    return bitcast<u32>(select(position, -position, position < 0));
+}
+
+/// The bits of (cos, sin) of position * rate, both times the factor. `rate` is the magnitude of the frequency in turns,
+/// `rate_sign` its sign in the top bit.
+fn cos_sin(position: i32, rate: vec4<u32>, rate_sign: u32, factor: TableFactor) -> vec2<u32> {
+    return entry(turns_of(magnitude_of(position), rate), sign_of(position) ^ rate_sign, factor);
+}
+
+// ---- f32 angles ----
+
+const MIN_F32_EXPONENT: i32 = -123;
+const MAX_F32_EXPONENT: i32 = 24;
+
+/// The bits of the f32 nearest to an integer, ties to even.
+fn f32_bits(position: i32) -> u32 {
+    let magnitude = magnitude_of(position);
+    let zeros = countLeadingZeros(magnitude | 1u);
+    let top = magnitude << zeros;
+    let kept = top >> 8u;
+    let rest = top & 0xffu;
+    let up = select(0u, 1u, rest > 0x80u || (rest == 0x80u && (kept & 1u) == 1u));
+    // The hidden bit, or a carry, adds to the exponent field.
+    let bits = ((157u - zeros) << 23u) + kept + up;
+    return select(bits | sign_of(position), 0u, magnitude == 0u);
+}
+
+/// An f32 angle: mantissa * 2^exponent, the mantissa of 24 bits or 0; a sign in the top bit.
+struct Angle {
+    mantissa: u32,
+    exponent: i32,
+    sign: u32,
+    /// Whether it is finite and below 2^48.
+    valid: bool,
+}
+
+/// The significand of the bits of a finite f32 that is not 0, bit 23 set, and the exponent of its last bit.
+fn significand(bits: u32) -> vec2<u32> {
+    let field = (bits >> 23u) & 0xffu;
+    let fraction = bits & 0x007fffffu;
+    let shift = countLeadingZeros(fraction | 1u) - 8u;
+    let exponent = select(i32(field) - 150, -149 - i32(shift), field == 0u);
+    return vec2(select(fraction | 0x00800000u, fraction << shift, field == 0u), bitcast<u32>(exponent));
+}
+
+/// The product of the bits of two f32, rounded to nearest even; below 2^-100 it is 0.
+fn f32_angle(position: u32, inv_freq: u32) -> Angle {
+    let sign = (position ^ inv_freq) & 0x80000000u;
+    if ((position & 0x7f800000u) == 0x7f800000u || (inv_freq & 0x7f800000u) == 0x7f800000u) {
+        return Angle(0u, 0, sign, false);
+    }
+    if ((position & 0x7fffffffu) == 0u || (inv_freq & 0x7fffffffu) == 0u) {
+        return Angle(0u, 0, 0u, true);
+    }
+    let a = significand(position);
+    let b = significand(inv_freq);
+    // 47 or 48 bits; 24 of them are kept.
+    let product = mul_wide(a.x, b.x);
+    let shift = 23u + (product.x >> 15u);
+    let kept = (product.x << (32u - shift)) | (product.y >> shift);
+    let rest = product.y & ((1u << shift) - 1u);
+    let half = 1u << (shift - 1u);
+    let rounded = kept + select(0u, 1u, rest > half || (rest == half && (kept & 1u) == 1u));
+    let carry = rounded >> 24u;
+    let exponent = bitcast<i32>(a.y) + bitcast<i32>(b.y) + i32(shift + carry);
+    if (exponent < MIN_F32_EXPONENT) {
+        return Angle(0u, 0, 0u, true);
+    }
+    return Angle(rounded >> carry, exponent, sign, exponent <= MAX_F32_EXPONENT);
+}
+
+/// The bits of (cos, sin) of a valid angle. `weight` is 2^exponent radians as a fraction of a turn.
+fn cos_sin_f32(angle: Angle, weight: vec4<u32>, factor: TableFactor) -> vec2<u32> {
+    return entry(turns_of(angle.mantissa, weight), angle.sign, factor);
 }

@@ -1,35 +1,24 @@
 //! What a model says about its RoPE: dimensions, theta, pairing, window, scaling.
 
+mod axes;
+#[cfg(feature = "gguf")]
+#[cfg_attr(docsrs, doc(cfg(feature = "gguf")))]
+pub mod gguf;
 #[cfg(feature = "huggingface")]
 #[cfg_attr(docsrs, doc(cfg(feature = "huggingface")))]
 pub mod huggingface;
+mod model;
+mod pairing;
+
+pub use axes::{Axes, AxisRun, MAX_AXES};
+
+pub use model::{LayerKind, LayerRope, ModelRope};
+pub use pairing::{PairChannels, Pairing};
 
 use crate::error::{Result, RopeError};
 
 /// The largest head this crate plans for.
 pub(crate) const MAX_HEAD_DIM: u32 = 65_536;
-
-/// Which two channels of the rotary window form pair k. With r channels in the window, k runs from 0 to r/2 - 1.
-///
-/// | here | half-split | interleaved |
-/// |---|---|---|
-/// | channels of pair k | (k, k + r/2) | (2k, 2k + 1) |
-/// | transformers | `rotate_half` | `rotate_every_two`, complex |
-/// | ggml | NEOX | NORM |
-/// | ONNX | `interleaved = 0` | `interleaved = 1` |
-/// | MLX | `traditional = False` | `traditional = True` |
-/// | vLLM | `is_neox_style = True` | `is_neox_style = False` |
-///
-/// The same weights permuted give the same model in either pairing; a checkpoint fixes which one its tensors are in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Pairing {
-    /// Pair k is channels (k, k + r/2): LLaMA and most others in the Hugging Face layout, GPT-NeoX.
-    #[default]
-    HalfSplit,
-    /// Pair k is channels (2k, 2k + 1): GPT-J, RoFormer, Cohere, LLaMA in its original layout and in GGUF.
-    Interleaved,
-}
 
 /// How the inverse frequencies depart from `theta^(-2k/r)`, r being the rotary dimension and k the pair.
 ///
@@ -110,7 +99,8 @@ pub enum Scaling {
         /// The division of their frequencies.
         factor: f64,
     },
-    /// Each frequency divided by its factor: `rope_freqs.weight` of GGUF, `freq_factors` of ggml.
+    /// Each frequency divided by its factor: `rope_freqs.weight` of GGUF, `freq_factors` of ggml. An infinite factor leaves none: its pair does
+    /// not turn.
     FrequencyFactors(Vec<f64>),
 }
 
@@ -248,9 +238,9 @@ impl Scaling {
         };
         match self {
             Self::None => Ok(()),
-            Self::Linear { factor } => positive("scaling factor", *factor),
+            Self::Linear { factor } => positive("factor", *factor),
             Self::Ntk { factor, mixed_b } => {
-                positive("scaling factor", *factor)?;
+                positive("factor", *factor)?;
                 mixed_b.map_or(Ok(()), |b| positive("mixed_b", b))
             }
             Self::NtkAlpha { alpha } => {
@@ -264,7 +254,7 @@ impl Scaling {
                 base_changes()?;
                 if !factor.is_finite() || *factor < 1.0 {
                     return Err(RopeError::config(
-                        "scaling factor",
+                        "factor",
                         "must be a finite number of at least 1",
                         factor,
                     ));
@@ -272,7 +262,7 @@ impl Scaling {
                 positive("max_position_embeddings", *max_position_embeddings)
             }
             Self::Yarn(yarn) => {
-                positive("scaling factor", yarn.factor)?;
+                positive("factor", yarn.factor)?;
                 original(yarn.original_max_position_embeddings)?;
                 positive("beta_fast", yarn.beta_fast)?;
                 positive("beta_slow", yarn.beta_slow)?;
@@ -299,7 +289,7 @@ impl Scaling {
                 divisors("short_factor", short_factor)?;
                 divisors("long_factor", long_factor)?;
                 original(*original_max_position_embeddings)?;
-                positive("scaling factor", *factor)
+                positive("factor", *factor)
             }
             Self::Llama3 {
                 factor,
@@ -307,7 +297,7 @@ impl Scaling {
                 high_freq_factor,
                 original_max_position_embeddings,
             } => {
-                positive("scaling factor", *factor)?;
+                positive("factor", *factor)?;
                 positive("low_freq_factor", *low_freq_factor)?;
                 positive("high_freq_factor", *high_freq_factor)?;
                 positive(
@@ -334,9 +324,15 @@ impl Scaling {
                         rotated_pairs,
                     ));
                 }
-                positive("scaling factor", *factor)
+                positive("factor", *factor)
             }
-            Self::FrequencyFactors(factors) => divisors("freq_factors", factors),
+            Self::FrequencyFactors(factors) => {
+                let finite: Vec<_> = factors
+                    .iter()
+                    .map(|&factor| if factor == f64::INFINITY { 1.0 } else { factor })
+                    .collect();
+                divisors("freq_factors", &finite)
+            }
         }
     }
 }
@@ -367,10 +363,13 @@ pub struct RopeConfig {
     head_dim: u32,
     rotary_dim: u32,
     rotary_offset: u32,
+    frequency_dim: Option<u32>,
     theta: f64,
     pairing: Pairing,
+    axes: Axes,
     scaling: Scaling,
     attention_factor: Option<f64>,
+    reversed: bool,
 }
 
 impl RopeConfig {
@@ -381,11 +380,20 @@ impl RopeConfig {
             head_dim,
             rotary_dim: head_dim,
             rotary_offset: 0,
+            frequency_dim: None,
             theta: 10_000.0,
             pairing: Pairing::HalfSplit,
+            axes: Axes::One,
             scaling: Scaling::None,
             attention_factor: None,
+            reversed: false,
         }
+    }
+
+    /// The same RoPE in heads of so many channels: a rotary slice that stands alone, say, with an offset of 0.
+    #[must_use]
+    pub fn with_head_dim(self, head_dim: u32) -> Self {
+        Self { head_dim, ..self }
     }
 
     /// The base of the frequencies (`rope_theta`, `rotary_emb_base`, `freq_base`).
@@ -415,6 +423,22 @@ impl RopeConfig {
         }
     }
 
+    /// The r of the exponents `-2k/r`, where it is not the length of the rotary window: a window of 12 channels that a file calls 11
+    /// has 6 frequencies `theta^(-2k/11)`.
+    #[must_use]
+    pub fn with_frequency_dim(self, frequency_dim: u32) -> Self {
+        Self {
+            frequency_dim: Some(frequency_dim),
+            ..self
+        }
+    }
+
+    /// Which axis of a position each pair reads.
+    #[must_use]
+    pub fn with_axes(self, axes: Axes) -> Self {
+        Self { axes, ..self }
+    }
+
     /// How the frequencies are scaled.
     #[must_use]
     pub fn with_scaling(self, scaling: Scaling) -> Self {
@@ -429,6 +453,19 @@ impl RopeConfig {
             attention_factor: Some(attention_factor),
             ..self
         }
+    }
+
+    /// Whether the model turns the other way: by `-position * inv_freq` where it applies RoPE (`NanoChat`). All
+    /// [`Direction`](crate::Direction)s are then turned round.
+    #[must_use]
+    pub fn with_reversed(self, reversed: bool) -> Self {
+        Self { reversed, ..self }
+    }
+
+    /// Whether the model turns the other way.
+    #[must_use]
+    pub fn reversed(&self) -> bool {
+        self.reversed
     }
 
     /// Channels of a head.
@@ -447,6 +484,18 @@ impl RopeConfig {
     #[must_use]
     pub fn rotary_offset(&self) -> u32 {
         self.rotary_offset
+    }
+
+    /// The r of the exponents `-2k/r`.
+    #[must_use]
+    pub fn frequency_dim(&self) -> u32 {
+        self.frequency_dim.unwrap_or(self.rotary_dim)
+    }
+
+    /// Which axis of a position each pair reads.
+    #[must_use]
+    pub fn axes(&self) -> &Axes {
+        &self.axes
     }
 
     /// Base of the frequencies.
@@ -515,8 +564,26 @@ impl RopeConfig {
                 format!("{}..{end}", self.rotary_offset),
             ));
         }
+        let pairs = self.rotary_dim / 2;
+        let frequency_dim = self.frequency_dim();
+        if !(1..=MAX_HEAD_DIM).contains(&frequency_dim) {
+            return Err(RopeError::config(
+                "frequency_dim",
+                format!("must be from 1 to {MAX_HEAD_DIM}"),
+                frequency_dim,
+            ));
+        }
         positive("theta", self.theta)?;
-        self.scaling.validate(self.rotary_dim / 2)?;
+        self.pairing.validate(pairs)?;
+        self.axes.validate(pairs)?;
+        self.scaling.validate(pairs)?;
+        if !self.axes.runs_on() && !matches!(self.scaling, Scaling::None | Scaling::Linear { .. }) {
+            return Err(RopeError::config(
+                "scaling",
+                "must be none or linear where exponents start anew for each axis",
+                format!("{:?}", self.scaling),
+            ));
+        }
         let attention_factor = self.attention_factor();
         if !attention_factor.is_finite() || attention_factor == 0.0 {
             return Err(RopeError::config(

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use crate::dispatch::Operands;
 use crate::error::{Result, RopeError};
-use crate::frequencies::{Direction, Frequencies};
 use crate::kernel::{KernelOptions, RopeKernel, lock, scoped};
 use crate::layout::{Element, HeadLayout};
-use crate::plan::{Angles, RopePlan, RotateSpec};
-use crate::table::Positions;
+use crate::plan::{CacheLayout, Content, RopePlan, RotateSpec, TableSpec};
+use crate::positions::RowPositions;
+use crate::table::{CosSinTable, Positions, TableFill};
 
 const INSTALL: &str = "a GPU driver with Vulkan, Metal or DX12 is needed; without a GPU, Mesa's software driver serves \
     (Debian and Ubuntu: apt-get install mesa-vulkan-drivers, Fedora: dnf install mesa-vulkan-drivers, Arch: pacman -S vulkan-swrast)";
@@ -385,6 +385,17 @@ impl GpuContext {
         pollster::block_on(self.read(buffer, count))
     }
 
+    /// The count of a table's faults ([`CosSinTable::faults`]), after everything submitted before.
+    ///
+    /// # Errors
+    /// As for [`GpuContext::read`].
+    pub async fn read_faults(&self, table: &CosSinTable) -> Result<u32> {
+        let words = usize::try_from(table.plan().row_bytes() / 4 + 1)
+            .map_err(|_| RopeError::overflow("table", "words must fit usize"))?;
+        let all: Vec<u32> = self.read(table.buffer(), words).await?;
+        Ok(all.last().copied().unwrap_or(0))
+    }
+
     /// Uploads tensors, fills a table for `positions` (one for each row that the specification reads), rotates, and
     /// reads the tensors back into their slices.
     ///
@@ -393,9 +404,88 @@ impl GpuContext {
     pub async fn rotate<T: Element>(
         &self,
         spec: &RotateSpec,
-        frequencies: &Frequencies,
-        positions: &[i32],
-        direction: Direction,
+        table: &TableSpec,
+        positions: RowPositions<'_>,
+        query: &mut [T],
+        key: Option<&mut [T]>,
+    ) -> Result<()> {
+        let rows = u32::try_from(positions.rows(table.axes()))
+            .map_err(|_| RopeError::overflow("positions", "their number must fit u32"))?;
+        let table = self.kernel.table(table, rows)?;
+        let none = wgpu::BufferUsages::empty();
+        let fill = match positions {
+            RowPositions::Ids(ids) => {
+                let ids = self.upload(ids, none)?;
+                table.bind_positions(Positions::Ids(ids.slice(..)))
+            }
+            RowPositions::IdsPerAxis(ids, order) => {
+                let ids = self.upload(ids, none)?;
+                let ids = ids.slice(..);
+                table.bind_positions(Positions::IdsPerAxis { ids, order })
+            }
+            RowPositions::Coordinates(values, order) => {
+                let values = self.upload(values, none)?;
+                let values = values.slice(..);
+                table.bind_positions(Positions::Coordinates { values, order })
+            }
+        }?;
+        self.rotate_with(spec, &table, &fill, query, key).await
+    }
+
+    /// The same with a caller's own cos and sin: row `ids[r]` of both is row r of the table.
+    ///
+    /// # Errors
+    /// Whatever the steps return, and [`RopeError::Table`] for an id outside of the cache; the slices are then as they were.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a table of one's own is three of them"
+    )]
+    pub async fn rotate_cached<T: Element, C: Element>(
+        &self,
+        spec: &RotateSpec,
+        table: &TableSpec,
+        cos: &[C],
+        sin: &[C],
+        ids: &[i32],
+        query: &mut [T],
+        key: Option<&mut [T]>,
+    ) -> Result<()> {
+        let Content::Cache(CacheLayout {
+            positions, element, ..
+        }) = table.content
+        else {
+            return Err(RopeError::table("must be of a cache", "frequencies"));
+        };
+        if element != C::TYPE {
+            return Err(RopeError::table(
+                format!("is planned of {element:?}"),
+                format!("{:?}", C::TYPE),
+            ));
+        }
+        let outside = |id: &&i32| u32::try_from(**id).map_or(true, |id| id >= positions);
+        if let Some(id) = ids.iter().find(outside) {
+            return Err(RopeError::table(
+                format!("positions must be within the cache's {positions}"),
+                id,
+            ));
+        }
+        let rows = u32::try_from(ids.len())
+            .map_err(|_| RopeError::overflow("positions", "their number must fit u32"))?;
+        let table = self.kernel.table(table, rows)?;
+        let none = wgpu::BufferUsages::empty();
+        let (cos, sin) = (self.upload(cos, none)?, self.upload(sin, none)?);
+        let ids = self.upload(ids, none)?;
+        let ids = Positions::Ids(ids.slice(..));
+        let fill = table.bind_cache(cos.slice(..), sin.slice(..), ids)?;
+        self.rotate_with(spec, &table, &fill, query, key).await
+    }
+
+    /// Uploads tensors, records fill and rotation, and reads back.
+    async fn rotate_with<T: Element>(
+        &self,
+        spec: &RotateSpec,
+        table: &CosSinTable,
+        fill: &TableFill,
         query: &mut [T],
         key: Option<&mut [T]>,
     ) -> Result<()> {
@@ -410,13 +500,6 @@ impl GpuContext {
         element("query", Some(spec.query()))?;
         element("key", spec.key())?;
         let plan = RopePlan::new(spec, self.kernel.limits())?;
-        let rows = u32::try_from(positions.len())
-            .map_err(|_| RopeError::overflow("positions", "their number must fit u32"))?;
-        let table = self
-            .kernel
-            .table(frequencies, rows, Angles::Exact, direction)?;
-        let ids = self.upload(positions, wgpu::BufferUsages::empty())?;
-        let fill = table.bind_positions(Positions::Ids(ids.slice(..)))?;
         let query_buffer = self.upload(query, wgpu::BufferUsages::empty())?;
         let key_buffer = key
             .as_deref()
@@ -426,9 +509,9 @@ impl GpuContext {
         if let Some(key) = &key_buffer {
             operands = operands.with_key(key.slice(..));
         }
-        let dispatch = self.kernel.prepare(&plan)?.bind(&operands, &table)?;
+        let dispatch = self.kernel.prepare(&plan)?.bind(&operands, table)?;
         self.run(|pass| {
-            fill.record(pass, rows)?;
+            fill.record(pass, fill.rows())?;
             dispatch.record(pass, spec.tokens())
         })?;
         let rotated_query = self.read(&query_buffer, query.len()).await?;
@@ -448,12 +531,11 @@ impl GpuContext {
     pub fn rotate_blocking<T: Element>(
         &self,
         spec: &RotateSpec,
-        frequencies: &Frequencies,
-        positions: &[i32],
-        direction: Direction,
+        table: &TableSpec,
+        positions: RowPositions<'_>,
         query: &mut [T],
         key: Option<&mut [T]>,
     ) -> Result<()> {
-        pollster::block_on(self.rotate(spec, frequencies, positions, direction, query, key))
+        pollster::block_on(self.rotate(spec, table, positions, query, key))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::f64::consts::TAU;
 
-use crate::config::{RopeConfig, Scaling, Yarn};
+use crate::config::{MAX_AXES, RopeConfig, Scaling, Yarn};
 use crate::error::{Result, RopeError};
 use crate::turns::{TableFactor, TurnRate};
 
@@ -11,7 +11,7 @@ use crate::turns::{TableFactor, TurnRate};
 pub struct Pair {
     /// Radians per position: 0, or of a magnitude from 2^-64 to 2^16, of either sign.
     pub inv_freq: f64,
-    /// Which row of positions it reads. Tables have one row of positions so far, so it has to be 0.
+    /// Which axis of a position it reads: 0 for text, less than [`MAX_AXES`].
     pub axis: u32,
 }
 
@@ -44,7 +44,7 @@ pub struct Frequencies {
 
 impl Frequencies {
     /// The frequencies of a configuration for a context that does not exceed the length of the training: `rotary_dim / 2`
-    /// pairs on axis 0.
+    /// pairs.
     ///
     /// Powers are taken with a pure-Rust `pow`, so the same bits come out on every system.
     ///
@@ -64,23 +64,33 @@ impl Frequencies {
     /// As for [`Frequencies::new`].
     pub fn for_length(config: &RopeConfig, tokens: u64) -> Result<Self> {
         config.validate()?;
-        let rotary_dim = f64::from(config.rotary_dim());
+        let rotary_dim = f64::from(config.frequency_dim());
         let theta = config.theta() * base_change(config.scaling(), rotary_dim, tokens);
-        let base = (0..config.rotary_dim() / 2)
-            .map(|k| (k as usize, libm::pow(theta, -f64::from(2 * k) / rotary_dim)));
         let rule = Rule {
             scaling: config.scaling(),
             theta: config.theta(),
             rotary_dim,
             tokens,
         };
-        Self::from_pairs(
-            base.map(|(k, inv_freq)| Pair {
-                inv_freq: rule.scaled(k, inv_freq),
-                axis: 0,
-            }),
-            config.attention_factor(),
-        )
+        let (axes, pairs) = (config.axes(), config.rotary_dim() / 2);
+        let pair = |k: u32| {
+            let (axis, numerator, denominator) = axes.pair(k, pairs);
+            let exponent = if axes.runs_on() {
+                f64::from(2 * numerator) / rotary_dim
+            } else {
+                f64::from(numerator) / f64::from(denominator)
+            };
+            let inv_freq = rule.scaled(k as usize, libm::pow(theta, -exponent));
+            Pair {
+                inv_freq: if config.reversed() {
+                    -inv_freq
+                } else {
+                    inv_freq
+                },
+                axis,
+            }
+        };
+        Self::from_pairs((0..pairs).map(pair), config.attention_factor())
     }
 
     /// Whether two context lengths take the same frequencies, so that keys cached at one fit the other.
@@ -117,8 +127,12 @@ impl Frequencies {
         }
         for pair in &pairs {
             TurnRate::new(pair.inv_freq)?;
-            if pair.axis != 0 {
-                return Err(RopeError::config("axis", "must be 0", pair.axis));
+            if pair.axis >= MAX_AXES {
+                return Err(RopeError::config(
+                    "axis",
+                    format!("must be less than {MAX_AXES}"),
+                    pair.axis,
+                ));
             }
         }
         let frequencies = Self {
@@ -151,6 +165,18 @@ impl Frequencies {
         self.pairs.iter().map(|pair| pair.inv_freq)
     }
 
+    /// How many axes a position has: one more than the largest that a pair reads.
+    #[must_use]
+    pub fn axes(&self) -> u32 {
+        1 + self.pairs.iter().map(|pair| pair.axis).max().unwrap_or(0)
+    }
+
+    /// Whether pair `k` is left alone at every position: no frequency, and no factor.
+    #[expect(clippy::float_cmp, reason = "a factor of exactly 1 changes no bit")]
+    pub(crate) fn is_idle(&self, k: usize) -> bool {
+        self.attention_factor == 1.0 && self.pairs[k].inv_freq == 0.0
+    }
+
     /// The factor of cos and sin.
     #[must_use]
     pub fn attention_factor(&self) -> f64 {
@@ -171,6 +197,22 @@ impl Frequencies {
                 })
             })
             .collect()
+    }
+
+    /// The nearest f32 of every inverse frequency, its sign turned where the direction asks for it: what [`Angles::F32`](crate::Angles::F32)
+    /// multiplies positions with.
+    pub fn f32_rates(&self, direction: Direction) -> impl ExactSizeIterator<Item = f32> + '_ {
+        self.inv_freq().map(move |inv_freq| {
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the nearest f32 is what is asked for"
+            )]
+            let nearest = inv_freq as f32;
+            match direction {
+                Direction::Forward => nearest,
+                Direction::Inverse | Direction::Adjoint => -nearest,
+            }
+        })
     }
 
     /// The factor of a table's entries, an f32 value: the attention factor, or its reciprocal for the inverse.

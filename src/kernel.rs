@@ -37,12 +37,15 @@ struct Shared {
     cache: Option<wgpu::PipelineCache>,
 }
 
-/// A shader module, and its layouts with three and with four bindings.
+/// A shader module, and its layouts: one for each set of bindings that its entry points have.
 #[derive(Debug)]
 struct Stage {
     label: &'static str,
     module: wgpu::ShaderModule,
-    layouts: [(wgpu::BindGroupLayout, wgpu::PipelineLayout); 2],
+    layouts: Vec<(
+        &'static [u32],
+        (wgpu::BindGroupLayout, wgpu::PipelineLayout),
+    )>,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -136,7 +139,9 @@ impl RopeKernel {
     /// ```
     #[must_use]
     pub fn required_limits(frequencies: &Frequencies, rows: u32) -> wgpu::Limits {
-        let bytes = (frequencies.len() as u64).next_multiple_of(2) * 8 * u64::from(rows);
+        let row = (frequencies.len() as u64).next_multiple_of(2) * 8;
+        // The rows, and the count of faults behind them: see `TablePlan::bytes`.
+        let bytes = row * u64::from(rows) + 16;
         let base = wgpu::Limits::downlevel_defaults();
         wgpu::Limits {
             max_storage_buffer_binding_size: base.max_storage_buffer_binding_size.max(bytes),
@@ -155,7 +160,7 @@ impl RopeKernel {
         for (limit, needed, allowed) in [
             (
                 "max_storage_buffers_per_shader_stage",
-                3,
+                4,
                 limits.max_storage_buffers_per_shader_stage,
             ),
             (
@@ -195,17 +200,27 @@ impl RopeKernel {
             max_compute_invocations_per_workgroup: limits
                 .max_compute_invocations_per_workgroup
                 .min(limits.max_compute_workgroup_size_x),
+            max_compute_workgroup_storage_size: limits.max_compute_workgroup_storage_size,
             cpu: device.adapter_info().device_type == wgpu::DeviceType::Cpu,
         };
         let (rotate, table) = scoped(&device, "kernel", None, || {
             use wgpu::BufferBindingType::{Storage, Uniform};
             let (read, write) = (Storage { read_only: true }, Storage { read_only: false });
-            // In the order of the shaders' bindings.
+            // In the order of the shaders' bindings, and which of them entry points have.
             let rotate = [Uniform, read, write, write];
-            let table = [Uniform, read, write, read];
+            let rotate_sets: [&[u32]; 2] = [&[0, 1, 2], &[0, 1, 2, 3]];
+            let table = [Uniform, read, write, read, read, read];
+            let table_sets: [&[u32]; 4] =
+                [&[0, 1, 2], &[0, 1, 2, 3], &[0, 2, 4, 5], &[0, 2, 3, 4, 5]];
             (
-                Stage::new(&device, "wgpu-rope rotate", ROTATE_WGSL, rotate),
-                Stage::new(&device, "wgpu-rope table", TABLE_WGSL, table),
+                Stage::new(
+                    &device,
+                    "wgpu-rope rotate",
+                    ROTATE_WGSL,
+                    &rotate,
+                    &rotate_sets,
+                ),
+                Stage::new(&device, "wgpu-rope table", TABLE_WGSL, &table, &table_sets),
             )
         })?;
         Ok(Self {
@@ -268,6 +283,11 @@ impl RopeKernel {
                 "max_compute_invocations_per_workgroup",
                 planned.max_compute_invocations_per_workgroup.into(),
                 own.max_compute_invocations_per_workgroup.into(),
+            ),
+            (
+                "max_compute_workgroup_storage_size",
+                planned.max_compute_workgroup_storage_size.into(),
+                own.max_compute_workgroup_storage_size.into(),
             ),
             // The smaller the better: a plan's bindings have to start on the device's alignment.
             (
@@ -342,7 +362,7 @@ impl RopeKernel {
         Ok(Pipeline {
             label: stage.label,
             pipeline: self.compile(stage, dispatch)?,
-            layout: stage.layouts(dispatch).0.clone(),
+            layout: stage.layouts(dispatch)?.0.clone(),
             uniform: self.buffer_of(stage.label, wgpu::BufferUsages::UNIFORM, &dispatch.uniform)?,
         })
     }
@@ -361,11 +381,12 @@ impl RopeKernel {
         }
         // Compiled without holding the lock: two threads may do it twice, none waits for another's compiler.
         let label = format!("wgpu-rope {}", dispatch.entry_point);
+        let layout = &stage.layouts(dispatch)?.1;
         let pipeline = scoped(self.device(), "pipeline", None, || {
             self.device()
                 .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                     label: Some(&label),
-                    layout: Some(&stage.layouts(dispatch).1),
+                    layout: Some(layout),
                     module: &stage.module,
                     entry_point: Some(dispatch.entry_point),
                     compilation_options: wgpu::PipelineCompilationOptions {
@@ -412,11 +433,12 @@ impl Stage {
         device: &wgpu::Device,
         label: &'static str,
         text: &'static str,
-        types: [wgpu::BufferBindingType; 4],
+        types: &[wgpu::BufferBindingType],
+        sets: &[&'static [u32]],
     ) -> Self {
         let entries: Vec<_> = (0..)
             .zip(types)
-            .map(|(binding, ty)| wgpu::BindGroupLayoutEntry {
+            .map(|(binding, &ty)| wgpu::BindGroupLayoutEntry {
                 binding,
                 visibility: wgpu::ShaderStages::COMPUTE,
                 ty: wgpu::BindingType::Buffer {
@@ -427,23 +449,29 @@ impl Stage {
                 count: None,
             })
             .collect();
+        let layouts = sets.iter().map(|&set| {
+            let entries: Vec<_> = entries
+                .iter()
+                .filter(|entry| set.contains(&entry.binding))
+                .copied()
+                .collect();
+            let group = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label: Some(label),
+                entries: &entries,
+            });
+            let pipeline = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(label),
+                bind_group_layouts: &[Some(&group)],
+                immediate_size: 0,
+            });
+            (set, (group, pipeline))
+        });
         Self {
             label,
+            layouts: layouts.collect(),
             module: device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: Some(label),
                 source: wgpu::ShaderSource::Wgsl(text.into()),
-            }),
-            layouts: [3, 4].map(|bindings| {
-                let group = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-                    label: Some(label),
-                    entries: &entries[..bindings],
-                });
-                let pipeline = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-                    label: Some(label),
-                    bind_group_layouts: &[Some(&group)],
-                    immediate_size: 0,
-                });
-                (group, pipeline)
             }),
         }
     }
@@ -451,8 +479,16 @@ impl Stage {
     fn layouts(
         &self,
         dispatch: &PlannedDispatch,
-    ) -> &(wgpu::BindGroupLayout, wgpu::PipelineLayout) {
-        &self.layouts[usize::from(dispatch.bindings.len() > 3)]
+    ) -> Result<&(wgpu::BindGroupLayout, wgpu::PipelineLayout)> {
+        let bindings = dispatch.bindings.iter().map(|bound| bound.binding);
+        self.layouts
+            .iter()
+            .find(|(set, _)| set.iter().copied().eq(bindings.clone()))
+            .map(|(_, layouts)| layouts)
+            .ok_or_else(|| RopeError::Device {
+                operand: "pipeline",
+                message: format!("no layout for {}", dispatch.entry_point),
+            })
     }
 }
 

@@ -24,6 +24,15 @@ impl ElementType {
             Self::F16 | Self::Bf16 => 2,
         }
     }
+
+    /// The value of the shaders' override constant.
+    pub(crate) const fn constant(self) -> f64 {
+        match self {
+            Self::F32 => 0.0,
+            Self::F16 => 1.0,
+            Self::Bf16 => 2.0,
+        }
+    }
 }
 
 mod sealed {
@@ -143,6 +152,14 @@ impl HeadLayout {
             head_stride: head_dim.into(),
             offset: u64::from(first_head) * u64::from(head_dim),
         }
+    }
+
+    /// The same view without the first `tokens` tokens of each batch entry: class and register tokens that stay unrotated stand
+    /// before it. (Those at the end are left out by planning fewer tokens.)
+    #[must_use]
+    pub fn skip_tokens(self, tokens: u32) -> Self {
+        let skipped = self.token_stride.saturating_mul(tokens.into());
+        self.with_offset(self.offset.saturating_add(skipped))
     }
 
     /// The same view moved to another offset (elements).

@@ -21,15 +21,15 @@
 //!
 //! ```no_run
 //! use wgpu_rope::{
-//!     Angles, Direction, ElementType, Frequencies, HeadLayout, KernelOptions, Operands, Positions,
-//!     RopeConfig, RopeKernel, RopePlan, RotateSpec, wgpu,
+//!     ElementType, Frequencies, HeadLayout, KernelOptions, Operands, Positions, RopeConfig,
+//!     RopeKernel, RopePlan, RotateSpec, TableSpec, wgpu,
 //! };
 //! # fn layer(device: &wgpu::Device, encoder: &mut wgpu::CommandEncoder, q: &wgpu::Buffer, k: &wgpu::Buffer,
 //! #          start: &wgpu::Buffer) -> wgpu_rope::Result<()> {
 //! // Once: q is [1, 512, 32, 128] and k [1, 512, 8, 128] in bf16, `start` holds the position of the first token (i32).
 //! let config = RopeConfig::new(128).with_theta(500_000.0);
 //! let kernel = RopeKernel::new(device, &KernelOptions::default())?;
-//! let table = kernel.table(&Frequencies::new(&config)?, 512, Angles::Exact, Direction::Forward)?;
+//! let table = kernel.table(&TableSpec::new(&Frequencies::new(&config)?), 512)?;
 //! let fill = table.bind_positions(Positions::Start(start.slice(..)))?;
 //! let spec = RotateSpec::new(&config, 1, 512, HeadLayout::bshd(512, 32, 128), ElementType::Bf16)
 //!     .with_key(HeadLayout::bshd(512, 8, 128), ElementType::Bf16);
@@ -49,7 +49,7 @@
 //! - **The same bits everywhere.** Rotations round each product and sum by itself, so results equal [`reference::rotate`] bit for bit in f32, f16 and bf16. Two things WGSL leaves open
 //!   remain so: which NaN a NaN is, and whether f32 denormals are flushed to zero. Rounding is to nearest even, which hardware
 //!   gives and WGSL does not promise; [`GpuContext::self_test`] checks a device.
-//! - **Baseline WebGPU.** No features, default limits, at most 3 storage buffers. Larger tensors are rotated in windows.
+//! - **Baseline WebGPU.** No features, default limits, 3 storage buffers for the rotation and at most 4 for the table. Larger tensors are rotated in windows.
 //! - **Nothing behind the application's back.** Recording submits nothing, polls nothing, writes nothing through the queue.
 //! - **Errors, not panics.** Every fault that the crate can see (shapes, sizes, usages, alignment, overlap, the table's width and
 //!   rows, limits) is a [`RopeError`] naming operand, rule and value, and nothing is recorded then. Natively that includes what wgpu
@@ -63,6 +63,7 @@
 //!   ([`RopePlan::dispatches`], [`TablePlan::fill`]), WGSL text ([`ROTATE_WGSL`], [`TABLE_WGSL`]) and the CPU twin: enough for any
 //!   WebGPU host to dispatch.
 //! - `huggingface`: [`config::huggingface`] reads a model's `config.json`.
+//! - `gguf`: [`config::gguf`] reads the metadata of a model's GGUF file.
 //!
 //! [`GpuContext`] needs a backend to be compiled in: one of these features, or an own dependency on wgpu that has it.
 //!
@@ -80,6 +81,7 @@ mod frequencies;
 mod kernel;
 mod layout;
 mod plan;
+pub mod positions;
 pub mod reference;
 #[cfg(feature = "wgpu")]
 mod self_test;
@@ -87,15 +89,17 @@ mod self_test;
 mod table;
 pub mod turns;
 
-pub use config::{Pairing, RopeConfig, Scaling, Yarn};
+pub use config::{Axes, Pairing, RopeConfig, Scaling, Yarn};
 pub use error::{Result, RopeError};
 pub use frequencies::{Direction, Frequencies, Pair};
 pub use half;
 pub use layout::{Element, ElementType, HeadLayout};
 pub use plan::{
-    Angles, Limits, MAX_HEADS_PER_INVOCATION, Placement, PlannedBinding, PlannedDispatch,
-    PositionSource, ROTATE_WGSL, Resource, RopePlan, RotateSpec, Rows, TABLE_WGSL, TablePlan,
+    Angles, CacheLayout, Limits, MAX_HEADS_PER_INVOCATION, Placement, PlannedBinding,
+    PlannedDispatch, PositionSource, ROTATE_WGSL, Resource, RopePlan, RotateSpec, Rows, TABLE_WGSL,
+    TablePlan, TableSpec,
 };
+pub use positions::{AxisOrder, RowPositions};
 #[cfg(feature = "wgpu")]
 pub use {
     context::GpuContext,

@@ -9,19 +9,26 @@ use std::ops::Range;
 
 pub use rotate::{Placement, RopePlan};
 pub use spec::{MAX_HEADS_PER_INVOCATION, RotateSpec, Rows};
-pub use table::{Angles, PositionSource, TablePlan};
+pub(crate) use table::Content;
+pub use table::{Angles, CacheLayout, PositionSource, TablePlan, TableSpec};
 
 use crate::error::{Result, RopeError};
 
-/// WGSL text of the table kernel: `shaders/turns.wgsl` and `shaders/table.wgsl`.
+/// WGSL text of the table kernel: `shaders/turns.wgsl`, `shaders/element.wgsl` and `shaders/table.wgsl`.
 pub const TABLE_WGSL: &str = concat!(
     include_str!("../shaders/turns.wgsl"),
+    "\n",
+    include_str!("../shaders/element.wgsl"),
     "\n",
     include_str!("../shaders/table.wgsl")
 );
 
-/// WGSL text of the rotation: `shaders/rotate.wgsl`.
-pub const ROTATE_WGSL: &str = include_str!("../shaders/rotate.wgsl");
+/// WGSL text of the rotation: `shaders/element.wgsl` and `shaders/rotate.wgsl`.
+pub const ROTATE_WGSL: &str = concat!(
+    include_str!("../shaders/element.wgsl"),
+    "\n",
+    include_str!("../shaders/rotate.wgsl")
+);
 
 /// What a plan has to know of a device: some fields of WebGPU's `GPUSupportedLimits`, and whether it is a CPU.
 ///
@@ -36,6 +43,9 @@ pub struct Limits {
     pub max_compute_workgroups_per_dimension: u32,
     /// Invocations of a workgroup, along x.
     pub max_compute_invocations_per_workgroup: u32,
+    /// Bytes of a workgroup's shared memory. The window of a head has to fit where its pairs move to other channels, and where 16-bit
+    /// pairs share words.
+    pub max_compute_workgroup_storage_size: u32,
     /// A software driver: shapes are chosen for a CPU's vector units.
     pub cpu: bool,
 }
@@ -47,6 +57,8 @@ impl Default for Limits {
             min_storage_buffer_offset_alignment: 256,
             max_compute_workgroups_per_dimension: 65_535,
             max_compute_invocations_per_workgroup: 256,
+            // WebGPU's is 16,384; that of wgpu's downlevel defaults is this.
+            max_compute_workgroup_storage_size: 16_352,
             cpu: false,
         }
     }
@@ -128,6 +140,10 @@ pub enum Resource {
     Pairs,
     /// The caller's positions, read-only storage.
     Positions,
+    /// The caller's own cos, read-only storage.
+    Cos,
+    /// The caller's own sin, read-only storage.
+    Sin,
     /// The buffer of the query (and of a key that shares it), read-write storage.
     Query,
     /// The buffer of the key, read-write storage.

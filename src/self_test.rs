@@ -3,9 +3,9 @@
 use crate::config::{Pairing, RopeConfig};
 use crate::context::GpuContext;
 use crate::error::Result;
-use crate::frequencies::{Direction, Frequencies, Pair};
+use crate::frequencies::{Frequencies, Pair};
 use crate::layout::{Element, HeadLayout};
-use crate::plan::{Angles, RotateSpec};
+use crate::plan::{RotateSpec, TableSpec};
 use crate::reference;
 use crate::table::Positions;
 
@@ -67,13 +67,12 @@ impl GpuContext {
         });
         let frequencies = Frequencies::from_pairs(ladder, 1.190_238_071_161_14)?;
         let rows = u32::try_from(POSITIONS.len()).unwrap_or(0);
-        let table = self
-            .kernel()
-            .table(&frequencies, rows, Angles::Exact, Direction::Forward)?;
+        let spec = TableSpec::new(&frequencies);
+        let table = self.kernel().table(&spec, rows)?;
         let ids = self.upload(&POSITIONS, wgpu::BufferUsages::empty())?;
         let fill = table.bind_positions(Positions::Ids(ids.slice(..)))?;
         self.run(|pass| fill.record(pass, rows))?;
-        let expected = reference::table(&frequencies, POSITIONS, Direction::Forward)?;
+        let expected = reference::table(&spec, (&POSITIONS).into())?;
         let made: Vec<[u32; 2]> = self.read(table.buffer(), expected.len()).await?;
         let table_differences = expected
             .iter()
@@ -87,11 +86,11 @@ impl GpuContext {
             channels: 0,
             channel_differences: 0,
         };
-        self.self_test_rotation::<f32>(&frequencies, &POSITIONS, &expected, &mut found)
+        self.self_test_rotation::<f32>(&spec, &POSITIONS, &expected, &mut found)
             .await?;
-        self.self_test_rotation::<half::f16>(&frequencies, &POSITIONS, &expected, &mut found)
+        self.self_test_rotation::<half::f16>(&spec, &POSITIONS, &expected, &mut found)
             .await?;
-        self.self_test_rotation::<half::bf16>(&frequencies, &POSITIONS, &expected, &mut found)
+        self.self_test_rotation::<half::bf16>(&spec, &POSITIONS, &expected, &mut found)
             .await?;
         Ok(found)
     }
@@ -100,7 +99,7 @@ impl GpuContext {
     /// pairs that starts off them, by words or, in 16 bits, by heads.
     async fn self_test_rotation<T: Element>(
         &self,
-        frequencies: &Frequencies,
+        table: &TableSpec,
         positions: &[i32],
         rows: &[[f32; 2]],
         found: &mut SelfTest,
@@ -127,15 +126,8 @@ impl GpuContext {
             let (mut query, mut key) = (noise(layout(2))?, noise(layout(1))?);
             let (mut expected_query, mut expected_key) = (query.clone(), key.clone());
             reference::rotate(&spec, rows, &mut expected_query, Some(&mut expected_key))?;
-            self.rotate(
-                &spec,
-                frequencies,
-                positions,
-                Direction::Forward,
-                &mut query,
-                Some(&mut key),
-            )
-            .await?;
+            self.rotate(&spec, table, positions.into(), &mut query, Some(&mut key))
+                .await?;
             for (made, expected) in [(&query, &expected_query), (&key, &expected_key)] {
                 found.channels += expected.len();
                 found.channel_differences += made

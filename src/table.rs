@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{Result, RopeError};
-use crate::frequencies::{Direction, Frequencies};
 use crate::kernel::{RopeKernel, Step, scoped, storage};
-use crate::plan::{Angles, PositionSource, Resource, TablePlan};
+use crate::plan::{Content, PositionSource, Resource, TablePlan, TableSpec};
+use crate::positions::AxisOrder;
 
-/// Where the positions of a table's rows come from. Buffers are the caller's, hold i32, and need
+/// Where the positions of a table's rows come from. Buffers are the caller's, hold i32 (f32 for coordinates), and need
 /// [`wgpu::BufferUsages::STORAGE`]; they are read when a recorded fill runs, so one small write to them a step is all that
 /// changes. Positions may be negative, repeated, descending; arithmetic on them wraps.
+///
+/// Where frequencies have several axes, one position is taken for all of them, but for the last two.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Positions<'a> {
@@ -28,12 +30,26 @@ pub enum Positions<'a> {
     },
     /// Row r has position `ids[r]`.
     Ids(wgpu::BufferSlice<'a>),
+    /// Row r has a position of its own on each axis: `[axes, rows]`, `[axes, batch, tokens]` or `[rows, axes]`.
+    IdsPerAxis {
+        /// The ids, i32.
+        ids: wgpu::BufferSlice<'a>,
+        /// Their order.
+        order: AxisOrder,
+    },
+    /// The same with coordinates that are no whole numbers. They go with [`Angles::F32`](crate::Angles::F32). A coordinate that is not
+    /// finite, or makes an angle of 2^48 or more, leaves its pair alone and is counted: see [`CosSinTable::faults`].
+    Coordinates {
+        /// The coordinates, f32.
+        values: wgpu::BufferSlice<'a>,
+        /// Their order.
+        order: AxisOrder,
+    },
 }
 
 /// A table of cos and sin on the device, one row for each position and one entry for each pair.
 ///
-/// Cheap to clone; clones share the rows. A table turns one way ([`Direction`](crate::Direction)) with one attention
-/// factor; a longer one is a new one.
+/// Cheap to clone; clones share the rows. A table is made for one [`TableSpec`]; a longer one is a new one.
 #[derive(Debug, Clone)]
 pub struct CosSinTable {
     shared: Arc<Shared>,
@@ -44,27 +60,21 @@ struct Shared {
     kernel: RopeKernel,
     plan: TablePlan,
     rows: wgpu::Buffer,
-    pairs: wgpu::Buffer,
+    /// The frequencies; none for a cache.
+    pairs: Option<wgpu::Buffer>,
     /// Rows of the fill that was recorded last.
     filled: AtomicU32,
 }
 
 impl RopeKernel {
-    /// Makes an empty table of `rows` rows on the device: `rows * width * 8` bytes, the width made even.
+    /// Makes an empty table of `rows` rows on the device: `rows * width * 8` bytes, the width made even, and 16 more.
     ///
-    /// Its rows are made by [`CosSinTable::bind_positions`] and a recorded fill.
+    /// Its rows are made by [`CosSinTable::bind_positions`] (or [`CosSinTable::bind_cache`]) and a recorded fill.
     ///
     /// # Errors
     /// Those of [`TablePlan::new`]; [`RopeError::OutOfMemory`] and [`RopeError::Device`] where wgpu cannot make the buffers.
-    pub fn table(
-        &self,
-        frequencies: &Frequencies,
-        rows: u32,
-        angles: Angles,
-        direction: Direction,
-    ) -> Result<CosSinTable> {
-        let plan = TablePlan::new(frequencies, rows, angles, direction, self.limits())?;
-        CosSinTable::new(self, plan)
+    pub fn table(&self, spec: &TableSpec, rows: u32) -> Result<CosSinTable> {
+        CosSinTable::new(self, TablePlan::new(spec, rows, self.limits())?)
     }
 }
 
@@ -84,15 +94,17 @@ impl CosSinTable {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("wgpu-rope table"),
                 size: plan.bytes(),
-                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+                usage: wgpu::BufferUsages::STORAGE
+                    | wgpu::BufferUsages::COPY_SRC
+                    | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             })
         })?;
-        let pairs = kernel.buffer_of(
-            "wgpu-rope table pairs",
-            wgpu::BufferUsages::STORAGE,
-            plan.pairs(),
-        )?;
+        let words = Some(plan.pairs()).filter(|words| !words.is_empty());
+        let storage = wgpu::BufferUsages::STORAGE;
+        let pairs = words
+            .map(|words| kernel.buffer_of("wgpu-rope table pairs", storage, words))
+            .transpose()?;
         Ok(Self {
             shared: Arc::new(Shared {
                 kernel: kernel.clone(),
@@ -110,11 +122,21 @@ impl CosSinTable {
         &self.shared.plan
     }
 
-    /// The buffer of the rows ([`wgpu::BufferUsages::STORAGE`] and `COPY_SRC`): entry k of row r is the two u32 words at
-    /// `2 * (r * row_stride + k)`, the bits of cos and sin.
+    /// The buffer of the rows ([`wgpu::BufferUsages::STORAGE`], `COPY_SRC` and `COPY_DST`): entry k of row r is the two u32 words at
+    /// `2 * (r * row_stride + k)`, the bits of cos and sin. The word behind the rows is that of [`CosSinTable::faults`].
     #[must_use]
     pub fn buffer(&self) -> &wgpu::Buffer {
         &self.shared.rows
+    }
+
+    /// A u32 in the table's buffer that counts what was left alone because it has no angle: pairs of coordinates that are not finite or too
+    /// large, rows of a cache that are outside of it (one for each row), entries of a cache that cannot be divided.
+    ///
+    /// Fills add to it and nothing here clears it: `encoder.clear_buffer(slice.buffer(), slice.offset(), Some(slice.size()))` does.
+    #[must_use]
+    pub fn faults(&self) -> wgpu::BufferSlice<'_> {
+        let at = self.plan().row_bytes();
+        self.buffer().slice(at..at + 4)
     }
 
     /// How many rows, from the first on, the fill that was recorded last makes: what rotations recorded now may read. Rows past
@@ -136,6 +158,67 @@ impl CosSinTable {
     /// [`RopeError::Buffer`] where the buffer has not the usage `STORAGE`, starts at a byte that is not a multiple of 4,
     /// holds no i32 or belongs to another device; [`RopeError::Device`] where wgpu refuses an object.
     pub fn bind_positions(&self, positions: Positions<'_>) -> Result<TableFill> {
+        if matches!(self.plan().spec().content, Content::Cache(_)) {
+            return Err(RopeError::table(
+                "is of a cache: bind it with bind_cache",
+                "bind_positions",
+            ));
+        }
+        self.fill(positions, None)
+    }
+
+    /// Makes the fill of a table that was specified as a caller's own cos and sin ([`TableSpec::cached`]): row r of the table is row
+    /// `position` of both. Their buffers need the usage `STORAGE`.
+    ///
+    /// A constant position outside the cache is an error; one in a buffer leaves the row alone and is counted: see
+    /// [`CosSinTable::faults`].
+    ///
+    /// # Errors
+    /// As for [`CosSinTable::bind_positions`], and [`RopeError::Buffer`] for a buffer of values that is too small.
+    pub fn bind_cache(
+        &self,
+        cos: wgpu::BufferSlice<'_>,
+        sin: wgpu::BufferSlice<'_>,
+        positions: Positions<'_>,
+    ) -> Result<TableFill> {
+        let Content::Cache(layout) = &self.plan().spec().content else {
+            return Err(RopeError::table(
+                "is made from frequencies: bind it with bind_positions",
+                "bind_cache",
+            ));
+        };
+        let needed = layout.bytes()?;
+        for (operand, slice) in [("cos", cos), ("sin", sin)] {
+            self.check_source(operand, slice)?;
+            if slice.size() < needed {
+                return Err(RopeError::buffer(
+                    operand,
+                    format!("must have at least {needed} bytes"),
+                    slice.size(),
+                ));
+            }
+        }
+        self.fill(positions, Some([cos, sin]))
+    }
+
+    /// Checks what a fill reads.
+    fn check_source(&self, operand: &'static str, slice: wgpu::BufferSlice<'_>) -> Result<()> {
+        storage(operand, slice)?;
+        if slice.buffer() == self.buffer() {
+            return Err(RopeError::buffer(
+                operand,
+                "must not be the buffer of the table",
+                "that buffer",
+            ));
+        }
+        Ok(())
+    }
+
+    fn fill(
+        &self,
+        positions: Positions<'_>,
+        cache: Option<[wgpu::BufferSlice<'_>; 2]>,
+    ) -> Result<TableFill> {
         let plan = self.plan();
         let (source, slice) = match positions {
             Positions::From(start) => (PositionSource::From(start), None),
@@ -144,32 +227,32 @@ impl CosSinTable {
                 (PositionSource::Runs(rows), Some(starts))
             }
             Positions::Ids(slice) => (PositionSource::Runs(1), Some(slice)),
+            Positions::IdsPerAxis { ids, order } => (PositionSource::PerAxis(order), Some(ids)),
+            Positions::Coordinates { values, order } => {
+                (PositionSource::Coordinates(order), Some(values))
+            }
         };
         if let Some(slice) = slice {
-            storage("positions", slice)?;
-            if slice.buffer() == self.buffer() {
-                return Err(RopeError::buffer(
-                    "positions",
-                    "must not be the buffer of the table",
-                    "that buffer",
-                ));
-            }
+            self.check_source("positions", slice)?;
         }
         let bytes = slice.map_or(0..0, |slice| slice.offset()..slice.offset() + slice.size());
         let rows = plan.rows_served(source, (bytes.end - bytes.start) / 4);
         let kernel = self.kernel();
+        let starts = cache.map_or([0; 2], |sides| sides.map(|side| side.offset()));
         let steps = plan
-            .fill(source, bytes)?
+            .fill(source, bytes, starts)?
             .into_iter()
             .map(|planned| {
                 let pipeline = kernel.table_pipeline(&planned)?;
                 kernel.bind("positions", &Arc::new(planned), &pipeline, |resource| {
-                    let buffer = match (resource, slice) {
-                        (Resource::Pairs, _) => &self.shared.pairs,
-                        (Resource::Positions, Some(slice)) => slice.buffer(),
-                        _ => &self.shared.rows,
+                    let given = match resource {
+                        Resource::Pairs => self.shared.pairs.as_ref(),
+                        Resource::Positions => slice.map(|slice| slice.buffer()),
+                        Resource::Cos => cache.map(|[cos, _]| cos.buffer()),
+                        Resource::Sin => cache.map(|[_, sin]| sin.buffer()),
+                        _ => None,
                     };
-                    (buffer, 0)
+                    (given.unwrap_or(&self.shared.rows), 0)
                 })
             })
             .collect::<Result<_>>()?;

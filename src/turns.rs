@@ -73,29 +73,10 @@ impl TurnRate {
         }
         let bits = magnitude.to_bits();
         let mantissa = (bits & ((1 << 52) - 1)) | (1 << 52);
-        // magnitude = mantissa * 2^(exponent field - 1075), so the product below is shifted right by 128 - that.
-        let shift = 128 + 1075 - (bits >> 52);
-        let mut product = [0_u64; 5];
-        let mut carry = 0_u128;
-        for (word, &factor) in product.iter_mut().zip(&TURNS_PER_RADIAN) {
-            carry += u128::from(factor) * u128::from(mantissa);
-            *word = low64(carry);
-            carry >>= 64;
-        }
-        product[4] = low64(carry);
-        // The range above keeps the shift within 164..=244: at least one word out, the rounding bit below it.
-        let bit = |at: u64| -> u128 {
-            let (word, within) = (at / 64, at % 64);
-            product
-                .get(usize::try_from(word).unwrap_or(usize::MAX))
-                .map_or(0, |word| u128::from(word >> within & 1))
-        };
-        let mut rounded = 0_u128;
-        for at in 0..128 {
-            rounded |= bit(shift + at) << at;
-        }
+        // magnitude = mantissa * 2^(exponent field - 1075)
+        let exponent = i32::try_from(bits >> 52).unwrap_or(0) - 1075;
         Ok(Self {
-            magnitude: rounded.wrapping_add(bit(shift - 1)),
+            magnitude: turns(mantissa, exponent),
             negative,
         })
     }
@@ -114,6 +95,32 @@ impl TurnRate {
     pub fn words(self) -> [u32; 4] {
         [0, 32, 64, 96].map(|shift| low32(self.magnitude >> shift))
     }
+}
+
+/// `round(mantissa * 2^exponent / 2 pi * 2^128)` modulo 2^128: so many radians as a fraction of a turn. The mantissa has at most 53 bits,
+/// the exponent is from -123 to 24 (so that at least one word is shifted out, the rounding bit below it).
+fn turns(mantissa: u64, exponent: i32) -> u128 {
+    // Turns per radian are given times 2^256, so the product is shifted right.
+    let shift = u64::try_from(128 - exponent).unwrap_or(0);
+    let mut product = [0_u64; 5];
+    let mut carry = 0_u128;
+    for (word, &factor) in product.iter_mut().zip(&TURNS_PER_RADIAN) {
+        carry += u128::from(factor) * u128::from(mantissa);
+        *word = low64(carry);
+        carry >>= 64;
+    }
+    product[4] = low64(carry);
+    let bit = |at: u64| -> u128 {
+        let (word, within) = (at / 64, at % 64);
+        product
+            .get(usize::try_from(word).unwrap_or(usize::MAX))
+            .map_or(0, |word| u128::from(word >> within & 1))
+    };
+    let mut rounded = 0_u128;
+    for at in 0..128 {
+        rounded |= bit(shift + at) << at;
+    }
+    rounded.wrapping_add(bit(shift - 1))
 }
 
 /// The factor that multiplies both cos and sin: an f32 value, split so that integers can apply it.
@@ -295,6 +302,69 @@ pub fn cos_sin(position: i32, rate: TurnRate, factor: TableFactor) -> [u32; 2] {
     let turn = rate
         .magnitude
         .wrapping_mul(u128::from(position.unsigned_abs()));
+    entry(turn, (position < 0) ^ rate.negative, factor)
+}
+
+/// The smallest exponent of [`f32_weight`]: that of an angle of 2^-100, below which an f32 angle counts as 0.
+pub(crate) const MIN_F32_EXPONENT: i32 = -123;
+/// The largest: f32 angles are below 2^48.
+pub(crate) const MAX_F32_EXPONENT: i32 = 24;
+
+/// `2^exponent` radians as a fraction of a turn: what the shader multiplies the mantissa of an f32 angle with.
+pub(crate) fn f32_weight(exponent: i32) -> u128 {
+    turns(1, exponent)
+}
+
+/// The 24 bits of the significand of a finite f32 that is not 0, its top bit set, and the exponent of its last bit.
+fn significand(value: f32) -> (u32, i32) {
+    let bits = value.to_bits() & 0x7fff_ffff;
+    let field = i32::try_from(bits >> 23).unwrap_or(0);
+    if field > 0 {
+        ((bits & 0x007f_ffff) | 0x0080_0000, field - 150)
+    } else {
+        let shift = bits.leading_zeros() - 8;
+        (bits << shift, -149 - i32::try_from(shift).unwrap_or(0))
+    }
+}
+
+/// The bits of (cos, sin) of an f32 angle as frameworks make it, `position * inv_freq` rounded to the nearest f32, both times
+/// `factor`; None for a position that is not finite and for an angle of 2^48 or more. An integer position is rounded to f32 first,
+/// as `as f32` does.
+///
+/// cos and sin are those of that angle, correctly rounded, down to an angle of 2^-70; below, the sine is off by less than 2^-100.
+#[must_use]
+pub fn cos_sin_f32(position: f32, inv_freq: f32, factor: TableFactor) -> Option<[u32; 2]> {
+    if !position.is_finite() || !inv_freq.is_finite() {
+        return None;
+    }
+    let negative = position.is_sign_negative() ^ inv_freq.is_sign_negative();
+    if position == 0.0 || inv_freq == 0.0 {
+        return Some(entry(0, false, factor));
+    }
+    let ((a, a_exponent), (b, b_exponent)) = (significand(position), significand(inv_freq));
+    // 47 or 48 bits, rounded to 24, ties to even. The shader does these steps with pairs of u32.
+    let product = u64::from(a) * u64::from(b);
+    let shift = 23 + low(product >> 47);
+    let (kept, rest) = (product >> shift, product & ((1 << shift) - 1));
+    let half = 1 << (shift - 1);
+    let up = rest > half || (rest == half && kept & 1 == 1);
+    let rounded = low(kept) + u32::from(up);
+    // A carry out of the 24 bits leaves a power of two, whose weight is the same with one bit less.
+    let carry = rounded >> 24;
+    let mantissa = rounded >> carry;
+    let exponent = a_exponent + b_exponent + i32::try_from(shift + carry).unwrap_or(0);
+    match exponent {
+        _ if exponent < MIN_F32_EXPONENT => Some(entry(0, false, factor)),
+        _ if exponent > MAX_F32_EXPONENT => None,
+        _ => {
+            let turn = f32_weight(exponent).wrapping_mul(u128::from(mantissa));
+            Some(entry(turn, negative, factor))
+        }
+    }
+}
+
+/// A table entry from a fraction of a turn.
+fn entry(turn: u128, negative: bool, factor: TableFactor) -> [u32; 2] {
     let octant = low32(turn >> 125);
     let t = if octant & 1 == 0 {
         turn << 3
@@ -311,7 +381,7 @@ pub fn cos_sin(position: i32, rate: TurnRate, factor: TableFactor) -> [u32; 2] {
         (far, near)
     };
     let cos_negative = ((octant + 2) >> 2) & 1 == 1;
-    let sin_negative = (octant >> 2 == 1) ^ (position < 0) ^ rate.negative;
+    let sin_negative = (octant >> 2 == 1) ^ negative;
     [
         cos.bits(cos_negative ^ factor.negative),
         sin.bits(sin_negative ^ factor.negative),

@@ -12,8 +12,8 @@ mod common;
 
 use common::{CONTEXTS, NO_USAGE, name};
 use wgpu_rope::{
-    Angles, Direction, ElementType, Frequencies, HeadLayout, Operands, Positions, RopeConfig,
-    RopePlan, RotateSpec,
+    ElementType, Frequencies, HeadLayout, Operands, Positions, RopeConfig, RopePlan, RotateSpec,
+    TableSpec,
 };
 
 const LAYERS: usize = 64;
@@ -73,12 +73,7 @@ fn recording_allocates_what_wgpu_does_and_no_more() {
     for context in &*CONTEXTS {
         let kernel = context.kernel();
         let table = kernel
-            .table(
-                &Frequencies::new(&config).unwrap(),
-                1,
-                Angles::Exact,
-                Direction::Forward,
-            )
+            .table(&TableSpec::new(&Frequencies::new(&config).unwrap()), 1)
             .unwrap();
         let start = context.upload(&[7], NO_USAGE).unwrap();
         let fill = table

@@ -13,9 +13,9 @@ mod common;
 
 use common::{CONTEXTS, NO_USAGE, attempts_with, contexts_with, name, values};
 use wgpu_rope::{
-    Angles, CosSinTable, Direction, ElementType, Frequencies, GpuContext, HeadLayout,
-    KernelOptions, Limits, Operands, Placement, Positions, PreparedRope, RopeConfig, RopeError,
-    RopeKernel, RopePlan, RotateSpec, Rows, reference,
+    CosSinTable, ElementType, Frequencies, GpuContext, HeadLayout, KernelOptions, Limits, Operands,
+    Placement, Positions, PreparedRope, RopeConfig, RopeError, RopeKernel, RopePlan, RotateSpec,
+    Rows, TableSpec, reference,
 };
 
 const TOKENS: u32 = 12;
@@ -45,7 +45,7 @@ fn table(context: &GpuContext, rows: u32) -> CosSinTable {
     let frequencies = Frequencies::new(&config()).unwrap();
     context
         .kernel()
-        .table(&frequencies, rows, Angles::Exact, Direction::Forward)
+        .table(&TableSpec::new(&frequencies), rows)
         .unwrap()
 }
 
@@ -58,8 +58,8 @@ fn filled(context: &GpuContext, rows: u32) -> CosSinTable {
 
 fn rows() -> Vec<[f32; 2]> {
     let frequencies = Frequencies::new(&config()).unwrap();
-    let positions = (0..i32::try_from(TOKENS).unwrap()).map(|t| t + 5);
-    reference::table(&frequencies, positions, Direction::Forward).unwrap()
+    let positions: Vec<_> = (5..5 + i32::try_from(TOKENS).unwrap()).collect();
+    reference::table(&TableSpec::new(&frequencies), (&positions).into()).unwrap()
 }
 
 /// Query and key as they were and as they have to become.
@@ -308,10 +308,8 @@ fn faults_of_a_binding_are_named_and_nothing_is_bound() {
         );
         let narrow = kernel
             .table(
-                &Frequencies::new(&RopeConfig::new(32)).unwrap(),
+                &TableSpec::new(&Frequencies::new(&RopeConfig::new(32)).unwrap()),
                 TOKENS,
-                Angles::Exact,
-                Direction::Forward,
             )
             .unwrap();
         assert_eq!(
@@ -423,13 +421,13 @@ fn plans_for_other_devices_are_refused() {
             "min_storage_buffer_offset_alignment"
         );
     }
-    for attempt in attempts_with(|limits| limits.max_storage_buffers_per_shader_stage = 2) {
+    for attempt in attempts_with(|limits| limits.max_storage_buffers_per_shader_stage = 3) {
         assert_eq!(
             attempt.unwrap_err().to_string(),
-            "kernel: needs max_storage_buffers_per_shader_stage of 3, the device has 2; request it in required_limits"
+            "kernel: needs max_storage_buffers_per_shader_stage of 4, the device has 3; request it in required_limits"
         );
     }
-    for context in contexts_with(|limits| limits.max_storage_buffers_per_shader_stage = 3) {
+    for context in contexts_with(|limits| limits.max_storage_buffers_per_shader_stage = 4) {
         assert!(context.self_test_blocking().unwrap().passed());
     }
 }
@@ -480,12 +478,10 @@ fn indirect_counts_are_those_of_where_the_tensors_lie() {
         ElementType::F32,
     );
     let frequencies = Frequencies::new(&config).unwrap();
-    let rows = reference::table(&frequencies, 0..3, Direction::Forward).unwrap();
+    let rows = reference::table(&TableSpec::new(&frequencies), (&[0, 1, 2]).into()).unwrap();
     for context in &*CONTEXTS {
         let kernel = context.kernel();
-        let table = kernel
-            .table(&frequencies, 3, Angles::Exact, Direction::Forward)
-            .unwrap();
+        let table = kernel.table(&TableSpec::new(&frequencies), 3).unwrap();
         let fill = table.bind_positions(Positions::From(0)).unwrap();
         context.run(|pass| fill.record(pass, 3)).unwrap();
         let prepared = prepared(kernel, &spec);
@@ -617,9 +613,8 @@ fn convenience_checks_its_element_types_and_positions() {
         context
             .rotate_blocking(
                 spec,
-                &frequencies,
-                positions,
-                Direction::Forward,
+                &TableSpec::new(&frequencies),
+                positions.into(),
                 query,
                 None,
             )

@@ -9,9 +9,8 @@
 )]
 
 use wgpu_rope::{
-    Angles, Direction, ElementType, Frequencies, HeadLayout, Limits, Pair, Pairing, Placement,
-    PositionSource, Resource, RopeConfig, RopeError, RopePlan, RotateSpec, Rows, Scaling,
-    TablePlan,
+    ElementType, Frequencies, HeadLayout, Limits, Pair, Pairing, Placement, PositionSource,
+    Resource, RopeConfig, RopeError, RopePlan, RotateSpec, Rows, Scaling, TablePlan, TableSpec,
 };
 
 fn config_fault(config: RopeConfig) -> String {
@@ -109,11 +108,14 @@ fn configurations_are_refused_by_name() {
     let axis = Frequencies::from_pairs(
         [Pair {
             inv_freq: 1.0,
-            axis: 7,
+            axis: 16,
         }],
         1.0,
     );
-    assert_eq!(axis.unwrap_err().to_string(), "axis: must be 0, got 7");
+    assert_eq!(
+        axis.unwrap_err().to_string(),
+        "axis: must be less than 16, got 16"
+    );
     for inv_freq in [f64::NAN, f64::INFINITY, 65_537.0, 1e-30] {
         assert!(Frequencies::from_pairs([Pair { inv_freq, axis: 0 }], 1.0).is_err());
     }
@@ -355,8 +357,8 @@ fn paths_are_chosen_by_what_the_words_allow() {
     assert_eq!(path(128, 128, 0, HalfSplit, Bf16, 130), "words_one");
     assert_eq!(path(24, 24, 0, HalfSplit, Bf16, 24), "words_one");
     assert_eq!(path(24, 22, 0, HalfSplit, F32, 24), "words_one");
-    assert_eq!(path(24, 22, 0, HalfSplit, Bf16, 24), "heads_one");
-    assert_eq!(path(24, 20, 1, Interleaved, Bf16, 24), "heads_one");
+    assert_eq!(path(24, 22, 0, HalfSplit, Bf16, 24), "windows_one");
+    assert_eq!(path(24, 20, 1, Interleaved, Bf16, 24), "windows_one");
     assert_eq!(path(24, 20, 1, Interleaved, F32, 24), "words_one");
 }
 
@@ -411,15 +413,7 @@ fn windows_cover_every_head_once() {
 #[test]
 fn tables_are_planned_and_refused_by_name() {
     let frequencies = Frequencies::new(&RopeConfig::new(6)).unwrap();
-    let plan = |rows| {
-        TablePlan::new(
-            &frequencies,
-            rows,
-            Angles::Exact,
-            Direction::Forward,
-            &Limits::default(),
-        )
-    };
+    let plan = |rows| TablePlan::new(&TableSpec::new(&frequencies), rows, &Limits::default());
     assert_eq!(
         plan(0).unwrap_err().to_string(),
         "table rows: must be at least 1, got 0"
@@ -427,13 +421,16 @@ fn tables_are_planned_and_refused_by_name() {
     let table = plan(100).unwrap();
     assert_eq!(
         (table.width(), table.row_stride(), table.bytes()),
-        (3, 4, 3200)
+        (3, 4, 3216)
     );
     assert_eq!(
         plan(u32::MAX).unwrap_err().to_string(),
-        "table: needs max_storage_buffer_binding_size of 137438953440, the device has 134217728; request it in required_limits"
+        "table: needs max_storage_buffer_binding_size of 137438953456, the device has 134217728; request it in required_limits"
     );
-    let [ids] = &table.fill(PositionSource::Runs(1), 516..516 + 80).unwrap()[..] else {
+    let [ids] = &table
+        .fill(PositionSource::Runs(1), 516..516 + 80, [0, 0])
+        .unwrap()[..]
+    else {
         panic!("one dispatch");
     };
     // Bound from an aligned start, and no further than it is read.
@@ -572,19 +569,12 @@ fn absurd_sizes_are_errors_or_plans_that_hold() {
         min_storage_buffer_offset_alignment: 1,
         max_compute_workgroups_per_dimension: 0,
         max_compute_invocations_per_workgroup: 0,
+        max_compute_workgroup_storage_size: 0,
         cpu: true,
     };
     assert!(RopePlan::new(&spec, &nothing).is_err());
     let frequencies = Frequencies::new(&config).unwrap();
-    let table = |rows, limits: &Limits| {
-        TablePlan::new(
-            &frequencies,
-            rows,
-            Angles::Exact,
-            Direction::Forward,
-            limits,
-        )
-    };
+    let table = |rows, limits: &Limits| TablePlan::new(&TableSpec::new(&frequencies), rows, limits);
     assert!(table(1, &nothing).is_err());
     // The frequencies are bound as well: 64 of 32 bytes.
     let small = Limits {
@@ -618,7 +608,11 @@ fn the_twin_changes_nothing_where_something_is_wrong() {
         ElementType::F32,
     );
     let frequencies = Frequencies::new(&config).unwrap();
-    let oracle =
-        wgpu_rope::reference::rotate_f64(&meeting, &frequencies, &[1], Direction::Forward, &query);
+    let oracle = wgpu_rope::reference::rotate_f64(
+        &meeting,
+        &TableSpec::new(&frequencies),
+        (&[1]).into(),
+        &query,
+    );
     assert!(oracle.is_err());
 }

@@ -11,216 +11,13 @@
 
 mod common;
 
-use common::{CONTEXTS, NO_USAGE, contexts_with, name, values};
+use common::case::{Case, POSITIONS, check_all, check_on, positions, tables};
+use common::{CONTEXTS, NO_USAGE, check_head, contexts_with, name, values};
 use wgpu_rope::half::{bf16, f16};
 use wgpu_rope::{
-    Angles, CosSinTable, Direction, Element, ElementType, Frequencies, GpuContext, HeadLayout,
-    Limits, Operands, Pair, Pairing, Positions, RopeConfig, RopePlan, RotateSpec, Rows, Scaling,
-    reference,
+    Direction, Element, ElementType, Frequencies, GpuContext, HeadLayout, Operands, Pair, Pairing,
+    RopeConfig, RopePlan, RotateSpec, Rows, Scaling, TableSpec, reference,
 };
-
-/// A rotation with where its tensors lie: byte offsets in one buffer or two.
-#[derive(Debug, Clone)]
-struct Case {
-    config: RopeConfig,
-    batch: u32,
-    tokens: u32,
-    query: HeadLayout,
-    key: Option<HeadLayout>,
-    rows: Rows,
-    heads_per_invocation: Option<u32>,
-    query_offset: u64,
-    key_offset: u64,
-    shared: bool,
-    /// Planned as for a GPU, whatever the device.
-    as_gpu: bool,
-}
-
-impl Case {
-    fn new(config: &RopeConfig, batch: u32, tokens: u32, query: HeadLayout) -> Self {
-        Self {
-            config: config.clone(),
-            batch,
-            tokens,
-            query,
-            key: None,
-            rows: Rows::Shared,
-            heads_per_invocation: None,
-            query_offset: 0,
-            key_offset: 0,
-            shared: false,
-            as_gpu: false,
-        }
-    }
-
-    fn with_key(self, key: HeadLayout) -> Self {
-        Self {
-            key: Some(key),
-            ..self
-        }
-    }
-
-    fn spec<T: Element>(&self, layout: HeadLayout) -> RotateSpec {
-        let spec = RotateSpec::new(&self.config, self.batch, self.tokens, layout, T::TYPE);
-        match self.heads_per_invocation {
-            Some(heads) => spec.with_heads_per_invocation(heads),
-            None => spec,
-        }
-        .with_rows(self.rows)
-    }
-
-    /// Elements of a buffer that holds a view at a byte offset, and some behind it.
-    fn elements<T: Element>(&self, layout: HeadLayout, offset: u64) -> usize {
-        let end = offset / T::TYPE.bytes() + layout.end(self.batch, self.tokens).unwrap();
-        usize::try_from(end.next_multiple_of(2) + 6).unwrap()
-    }
-
-    /// Rotates the first `tokens` tokens on a device and on the CPU, and compares whole buffers: what is no channel of a window is
-    /// the canary. Returns the number of channels compared.
-    fn check<T: Element>(
-        &self,
-        context: &GpuContext,
-        table: &CosSinTable,
-        rows: &[[f32; 2]],
-        tokens: u32,
-        seed: u64,
-    ) -> usize {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let mut data = |count| -> Vec<T> {
-            values(&mut random, count)
-                .into_iter()
-                .map(T::narrow)
-                .collect()
-        };
-        let mut buffers = match self.key {
-            Some(key) if !self.shared => vec![
-                data(self.elements::<T>(self.query, self.query_offset)),
-                data(self.elements::<T>(key, self.key_offset)),
-            ],
-            Some(key) => {
-                let q = self.elements::<T>(self.query, self.query_offset);
-                vec![data(q.max(self.elements::<T>(key, self.key_offset)))]
-            }
-            None => vec![data(self.elements::<T>(self.query, self.query_offset))],
-        };
-
-        let mut spec = self.spec::<T>(self.query);
-        if let Some(key) = self.key {
-            spec = spec.with_key(key, T::TYPE);
-        }
-        let own = *context.kernel().limits();
-        let limits = Limits {
-            cpu: own.cpu && !self.as_gpu,
-            ..own
-        };
-        let plan = RopePlan::new(&spec, &limits).unwrap();
-        let prepared = context.kernel().prepare(&plan).unwrap();
-        let uploaded: Vec<_> = buffers
-            .iter()
-            .map(|data| context.upload(data, NO_USAGE).unwrap())
-            .collect();
-        let mut operands = Operands::new(uploaded[0].slice(self.query_offset..));
-        if self.key.is_some() {
-            operands = operands.with_key(uploaded.last().unwrap().slice(self.key_offset..));
-        }
-        let dispatch = prepared.bind(&operands, table).unwrap();
-        context.run(|pass| dispatch.record(pass, tokens)).unwrap();
-
-        // The twin takes one tensor at a time, counted from the start of its buffer.
-        let mut turn = |buffer: usize, layout: HeadLayout, offset: u64| {
-            let moved = layout.with_offset(layout.offset + offset / T::TYPE.bytes());
-            // Fewer tokens of the same layout, the rows still those of the plan.
-            let spec = RotateSpec::new(&self.config, 1, 1, moved, T::TYPE);
-            for b in 0..self.batch {
-                for t in 0..tokens {
-                    let at = moved.offset
-                        + u64::from(b) * layout.batch_stride
-                        + u64::from(t) * layout.token_stride;
-                    let one = self.spec::<T>(layout).row(b, t);
-                    let width = self.config.rotary_dim() as usize / 2;
-                    let row = &rows[usize::try_from(one).unwrap() * width..][..width];
-                    let spec = RotateSpec::new(spec.config(), 1, 1, moved.with_offset(at), T::TYPE);
-                    reference::rotate(&spec, row, &mut buffers[buffer], None).unwrap();
-                }
-            }
-        };
-        turn(0, self.query, self.query_offset);
-        if let Some(key) = self.key {
-            turn(usize::from(!self.shared), key, self.key_offset);
-        }
-        for (expected, buffer) in buffers.iter().zip(&uploaded) {
-            let made: Vec<T> = context.read_blocking(buffer, expected.len()).unwrap();
-            for (at, (made, expected)) in made.iter().zip(expected).enumerate() {
-                assert_eq!(
-                    bytemuck::bytes_of(made),
-                    bytemuck::bytes_of(expected),
-                    "{}: element {at}, {tokens} tokens of {self:?}",
-                    name(context)
-                );
-            }
-        }
-        let heads = self.query.heads + self.key.map_or(0, |key| key.heads);
-        (self.batch * tokens * heads * self.config.rotary_dim()) as usize
-    }
-}
-
-/// A table of these positions on a device and, equal to it bit for bit, on the CPU.
-fn tables(
-    context: &GpuContext,
-    frequencies: &Frequencies,
-    positions: &[i32],
-) -> (CosSinTable, Vec<[f32; 2]>) {
-    let rows = u32::try_from(positions.len()).unwrap();
-    let table = context
-        .kernel()
-        .table(frequencies, rows, Angles::Exact, Direction::Forward)
-        .unwrap();
-    let ids = context.upload(positions, NO_USAGE).unwrap();
-    let fill = table.bind_positions(Positions::Ids(ids.slice(..))).unwrap();
-    context.run(|pass| fill.record(pass, rows)).unwrap();
-    let twin =
-        reference::table(frequencies, positions.iter().copied(), Direction::Forward).unwrap();
-    (table, twin)
-}
-
-const POSITIONS: [i32; 9] = [
-    0,
-    4095,
-    131_071,
-    (1 << 24) + 1,
-    i32::MIN,
-    i32::MAX,
-    -1,
-    77,
-    3,
-];
-
-/// The positions above over and over.
-fn positions(count: u64) -> Vec<i32> {
-    POSITIONS
-        .into_iter()
-        .cycle()
-        .take(usize::try_from(count).unwrap())
-        .collect()
-}
-
-fn check_all(case: &Case, seed: u64) -> usize {
-    check_on(&CONTEXTS, case, seed)
-}
-
-fn check_on(contexts: &[GpuContext], case: &Case, seed: u64) -> usize {
-    let frequencies = Frequencies::new(&case.config).unwrap();
-    let needed = case.spec::<f32>(case.query).rows_needed(case.tokens);
-    contexts
-        .iter()
-        .map(|context| {
-            let (table, rows) = tables(context, &frequencies, &positions(needed));
-            case.check::<f32>(context, &table, &rows, case.tokens, seed)
-                + case.check::<f16>(context, &table, &rows, case.tokens, seed)
-                + case.check::<bf16>(context, &table, &rows, case.tokens, seed)
-        })
-        .sum()
-}
 
 #[test]
 fn head_dims_of_2_to_1024_in_both_pairings() {
@@ -308,9 +105,8 @@ fn pairs_that_do_not_turn_are_left_alone() {
                 context
                     .rotate_blocking(
                         &spec,
-                        &frequencies,
-                        &[9],
-                        Direction::Forward,
+                        &TableSpec::new(&frequencies),
+                        (&[9]).into(),
                         &mut made,
                         None,
                     )
@@ -654,24 +450,12 @@ fn random_valid_rotations() {
     eprintln!("{channels} channels compared");
 }
 
-/// What a rotation may differ from the truth by. With u = 2^-24, cos and sin are within u (1 + 2^-36) of theirs, relative; a
-/// product adds u, the sum adds u of the result, which is at most the sum of the magnitudes: (1 + u)^3 - 1 < 3.01 u of
-/// |x c| + |y s|. Storing in 16 bits adds half a unit of the result: 2^-11 or 2^-8 of its magnitude, 2^-25 at least in f16.
-fn bound<T: Element>(truth: f64, magnitudes: f64) -> f64 {
-    let arithmetic = 3.01 * 2_f64.powi(-24) * magnitudes;
-    arithmetic
-        + match T::TYPE {
-            ElementType::F16 => ((truth.abs() + arithmetic) * 2_f64.powi(-11)).max(2_f64.powi(-25)),
-            ElementType::Bf16 => (truth.abs() + arithmetic) * 2_f64.powi(-8),
-            _ => 0.0,
-        }
-}
-
 fn against_truth<T: Element>(context: &GpuContext, config: &RopeConfig) -> f64 {
     let count = u32::try_from(POSITIONS.len()).unwrap();
     let layout = HeadLayout::bshd(count, 3, config.head_dim());
     let spec = RotateSpec::new(config, 1, count, layout, T::TYPE);
     let frequencies = Frequencies::new(config).unwrap();
+    let table = TableSpec::new(&frequencies);
     let mut random = fastrand::Rng::with_seed(77);
     let before: Vec<T> = values(&mut random, (count * 3 * config.head_dim()) as usize)
         .into_iter()
@@ -679,49 +463,24 @@ fn against_truth<T: Element>(context: &GpuContext, config: &RopeConfig) -> f64 {
         .collect();
     let mut after = before.clone();
     context
-        .rotate_blocking(
-            &spec,
-            &frequencies,
-            &POSITIONS,
-            Direction::Forward,
-            &mut after,
-            None,
-        )
+        .rotate_blocking(&spec, &table, (&POSITIONS).into(), &mut after, None)
         .unwrap();
     // The crate's own f64 oracle has to agree with the one of these tests.
-    let oracle =
-        reference::rotate_f64(&spec, &frequencies, &POSITIONS, Direction::Forward, &before)
-            .unwrap();
+    let oracle = reference::rotate_f64(&spec, &table, (&POSITIONS).into(), &before).unwrap();
     let mut worst = 0.0_f64;
     for (_, t, at) in common::heads(layout, 1, count) {
-        let end = at + config.head_dim() as usize;
-        let mut truth: Vec<f64> = before[at..end].iter().map(|x| x.widen().into()).collect();
-        let mut sizes: Vec<f64> = truth.iter().map(|x| x.abs()).collect();
+        let head = at..at + config.head_dim() as usize;
         let turns: Vec<_> = frequencies
             .inv_freq()
             .map(|w| common::cos_sin(POSITIONS[t as usize], w))
             .collect();
-        common::rotate_head(config, &mut truth, &turns);
-        // |x c| + |y s| as a rotation of magnitudes with the sign of the sines chosen so that both terms add.
-        let adding: Vec<_> = turns.iter().map(|(c, s)| (c.abs(), -s.abs())).collect();
-        let mut other = sizes.clone();
-        common::rotate_head(config, &mut sizes, &adding);
-        let adding: Vec<_> = turns.iter().map(|(c, s)| (c.abs(), s.abs())).collect();
-        common::rotate_head(config, &mut other, &adding);
-        for (i, truth) in truth.iter().enumerate() {
-            let error = (f64::from(after[at + i].widen()) - truth).abs();
-            let allowed = bound::<T>(*truth, sizes[i].abs().max(other[i].abs()));
-            assert!(
-                error <= allowed,
-                "{} channel {i} token {t}: {error:e} > {allowed:e}",
-                name(context)
-            );
-            worst = worst.max(error / allowed);
-            assert!(
-                (oracle[at + i] - truth).abs() <= 1e-13,
-                "{} {truth}",
-                oracle[at + i]
-            );
+        let both = (&before[head.clone()], &after[head.clone()]);
+        worst = worst.max(check_head(config, &turns, 1.0, both));
+        let x: Vec<f64> = both.0.iter().map(|x| x.widen().into()).collect();
+        let truth = common::rotate_head(config, &x, &turns);
+        for ((own, truth), x) in oracle[head].iter().zip(truth).zip(x) {
+            let truth = truth.map_or(x, |(truth, _)| truth);
+            assert!((own - truth).abs() <= 1e-13, "{own} {truth}");
         }
     }
     worst
@@ -769,7 +528,13 @@ fn rotated(
     let frequencies = Frequencies::new(config).unwrap();
     let mut out = head.to_vec();
     context
-        .rotate_blocking(&spec, &frequencies, &[position], direction, &mut out, None)
+        .rotate_blocking(
+            &spec,
+            &TableSpec::new(&frequencies).with_direction(direction),
+            (&[position]).into(),
+            &mut out,
+            None,
+        )
         .unwrap();
     out
 }
@@ -865,14 +630,13 @@ fn not_a_number_and_infinity_stay_in_their_pair() {
             head[40] = T::narrow(f32::INFINITY);
             head[9] = T::narrow(f32::NEG_INFINITY);
             let mut expected = head.clone();
-            let rows = reference::table(&frequencies, [3], Direction::Forward).unwrap();
+            let rows = reference::table(&TableSpec::new(&frequencies), (&[3]).into()).unwrap();
             reference::rotate(&spec, &rows, &mut expected, None).unwrap();
             context
                 .rotate_blocking(
                     &spec,
-                    &frequencies,
-                    &[3],
-                    Direction::Forward,
+                    &TableSpec::new(&frequencies),
+                    (&[3]).into(),
                     &mut head,
                     None,
                 )
@@ -926,14 +690,13 @@ fn every_16_bit_value_is_widened_and_rounded_as_on_the_cpu() {
             })
             .collect();
         let mut expected = tensor.clone();
-        let rows = reference::table(&frequencies, [0], Direction::Forward).unwrap();
+        let rows = reference::table(&TableSpec::new(&frequencies), (&[0]).into()).unwrap();
         reference::rotate(&spec, &rows, &mut expected, None).unwrap();
         context
             .rotate_blocking(
                 &spec,
-                &frequencies,
-                &[0],
-                Direction::Forward,
+                &TableSpec::new(&frequencies),
+                (&[0]).into(),
                 &mut tensor,
                 None,
             )

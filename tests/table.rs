@@ -13,10 +13,10 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{CONTEXTS, NO_USAGE, contexts_with, name};
+use common::{CONTEXTS, NO_USAGE, contexts_with, name, row_bits, table_words};
 use wgpu_rope::{
-    Angles, CosSinTable, Direction, Frequencies, GpuContext, Pair, Positions, RopeConfig,
-    RopeError, RopeKernel, reference,
+    CosSinTable, Direction, Frequencies, GpuContext, Pair, Positions, RopeConfig, RopeError,
+    RopeKernel, TableSpec, reference,
 };
 
 fn text(inv_freq: impl IntoIterator<Item = f64>, factor: f64) -> Frequencies {
@@ -26,23 +26,18 @@ fn text(inv_freq: impl IntoIterator<Item = f64>, factor: f64) -> Frequencies {
     Frequencies::from_pairs(pairs, factor).unwrap()
 }
 
-/// All words of a table, padding and unfilled rows included.
+/// All words of a table's rows. Ids have no faults.
 fn words(context: &GpuContext, table: &CosSinTable) -> Vec<[u32; 2]> {
-    let count = usize::try_from(table.plan().bytes() / 8).unwrap();
-    context.read_blocking(table.buffer(), count).unwrap()
+    let (words, faults) = table_words(context, table);
+    assert_eq!(faults, 0, "{}", name(context));
+    words
 }
 
 /// The rows that the CPU twin makes, with the padding of a table.
 fn expected(frequencies: &Frequencies, positions: &[i32], direction: Direction) -> Vec<[u32; 2]> {
-    let rows = reference::table(frequencies, positions.iter().copied(), direction).unwrap();
-    let mut out = Vec::new();
-    for row in rows.chunks(frequencies.len()) {
-        out.extend(row.iter().map(|entry| entry.map(f32::to_bits)));
-        if row.len() % 2 == 1 {
-            out.push([0, 0]);
-        }
-    }
-    out
+    let spec = TableSpec::new(frequencies).with_direction(direction);
+    let rows = reference::table(&spec, positions.into()).unwrap();
+    row_bits(&rows, frequencies.len())
 }
 
 #[test]
@@ -80,7 +75,7 @@ fn golden_points_have_their_bits_on_every_adapter() {
             let rows = u32::try_from(positions.len()).unwrap();
             let table = context
                 .kernel()
-                .table(&frequencies, rows, Angles::Exact, Direction::Forward)
+                .table(&TableSpec::new(&frequencies), rows)
                 .unwrap();
             let fill = table.bind_positions(Positions::Ids(ids.slice(..))).unwrap();
             context.run(|pass| fill.record(pass, rows)).unwrap();
@@ -105,7 +100,7 @@ fn a_table_of_131072_positions_equals_the_cpu_word_for_word() {
     for context in &*CONTEXTS {
         let table = context
             .kernel()
-            .table(&frequencies, 131_072, Angles::Exact, Direction::Forward)
+            .table(&TableSpec::new(&frequencies), 131_072)
             .unwrap();
         let fill = table.bind_positions(Positions::From(0)).unwrap();
         // More rows than a grid has workgroups in a dimension, in two recordings that end anywhere.
@@ -157,7 +152,7 @@ fn ids_may_be_anything_and_rates_of_any_sign_and_size() {
                 let ids = context.upload(&data, NO_USAGE).unwrap();
                 let table = context
                     .kernel()
-                    .table(&frequencies, 11, Angles::Exact, direction)
+                    .table(&TableSpec::new(&frequencies).with_direction(direction), 11)
                     .unwrap();
                 let fill = table
                     .bind_positions(Positions::Ids(ids.slice(20..)))
@@ -181,11 +176,7 @@ fn starts_count_on_and_wrap() {
     let run = |start: i32, rows: i32| (0..rows).map(move |row| start.wrapping_add(row));
     for context in &*CONTEXTS {
         let kernel = context.kernel();
-        let table = |rows| {
-            kernel
-                .table(&frequencies, rows, Angles::Exact, Direction::Forward)
-                .unwrap()
-        };
+        let table = |rows| kernel.table(&TableSpec::new(&frequencies), rows).unwrap();
         let check =
             |table: &CosSinTable, positions: Positions<'_>, expected_positions: Vec<i32>| {
                 let fill = table.bind_positions(positions).unwrap();
@@ -229,7 +220,7 @@ fn one_buffer_written_each_step_drives_one_recorded_fill() {
     for context in &*CONTEXTS {
         let table = context
             .kernel()
-            .table(&frequencies, 2, Angles::Exact, Direction::Forward)
+            .table(&TableSpec::new(&frequencies), 2)
             .unwrap();
         let start = context.upload(&[0], NO_USAGE).unwrap();
         let fill = table
@@ -254,7 +245,7 @@ fn a_fill_of_fewer_rows_leaves_the_others() {
     for context in &*CONTEXTS {
         let table = context
             .kernel()
-            .table(&frequencies, 70, Angles::Exact, Direction::Forward)
+            .table(&TableSpec::new(&frequencies), 70)
             .unwrap();
         let far = table.bind_positions(Positions::From(1000)).unwrap();
         context.run(|pass| far.record(pass, 70)).unwrap();
@@ -284,7 +275,7 @@ fn small_grids_take_several_dispatches() {
     for context in contexts_with(|limits| limits.max_compute_workgroups_per_dimension = 9) {
         let table = context
             .kernel()
-            .table(&frequencies, 61, Angles::Exact, Direction::Forward)
+            .table(&TableSpec::new(&frequencies), 61)
             .unwrap();
         let fill = table.bind_positions(Positions::From(-30)).unwrap();
         context.run(|pass| fill.record(pass, 61)).unwrap();
@@ -302,7 +293,7 @@ fn what_cannot_be_is_refused_by_name() {
     let frequencies = Frequencies::new(&RopeConfig::new(128)).unwrap();
     for context in &*CONTEXTS {
         let kernel = context.kernel();
-        let table = |rows| kernel.table(&frequencies, rows, Angles::Exact, Direction::Forward);
+        let table = |rows| kernel.table(&TableSpec::new(&frequencies), rows);
         assert!(matches!(
             table(0),
             Err(RopeError::Layout {
@@ -344,7 +335,7 @@ fn what_cannot_be_is_refused_by_name() {
         );
         assert_eq!(
             fault(Positions::Start(good.slice(0..3))),
-            "positions: must hold at least one i32, got 0 of them"
+            "positions: must hold the position of at least one row, got 0 of them, for 1 axes"
         );
         assert_eq!(
             fault(Positions::StartPerSequence {
@@ -377,7 +368,7 @@ fn buffers_of_another_device_are_an_error_and_not_a_panic() {
     for (context, other) in CONTEXTS.iter().zip(contexts_with(|_| {})) {
         let table = context
             .kernel()
-            .table(&frequencies, 4, Angles::Exact, Direction::Forward)
+            .table(&TableSpec::new(&frequencies), 4)
             .unwrap();
         let ids = other.upload(&[1, 2, 3, 4], NO_USAGE).unwrap();
         let error = table
@@ -404,8 +395,8 @@ fn limits_can_be_asked_for_before_there_is_a_device() {
     let base = wgpu::Limits::downlevel_defaults();
     assert_eq!(RopeKernel::required_limits(&frequencies, 4096), base);
     let large = RopeKernel::required_limits(&frequencies, 1 << 20);
-    assert_eq!(large.max_storage_buffer_binding_size, 512 << 20);
-    assert_eq!(large.max_buffer_size, 512 << 20);
+    assert_eq!(large.max_storage_buffer_binding_size, (512 << 20) + 16);
+    assert_eq!(large.max_buffer_size, (512 << 20) + 16);
     assert!(RopeKernel::required_features().is_empty());
     for context in contexts_with(|limits| {
         *limits = RopeKernel::required_limits(&frequencies, 4096).or_worse_values_from(limits);

@@ -9,11 +9,11 @@
     reason = "a test stops where something is not as it has to be, and says on what it ran"
 )]
 
-use astro_float::{BigFloat, Consts, RoundingMode};
-use wgpu_rope::turns::{TableFactor, TurnRate, cos_sin};
+#[path = "common/exact.rs"]
+mod exact;
 
-/// Enough for a position of 31 bits times a frequency up to 2^16 that comes within 2^-90 of a quarter turn.
-const PRECISION: usize = 320;
+use astro_float::Consts;
+use wgpu_rope::turns::{TableFactor, TurnRate, cos_sin};
 
 fn hex(text: &str) -> u32 {
     u32::from_str_radix(text, 16).unwrap()
@@ -37,38 +37,9 @@ fn all_golden_points_are_equal() {
     assert_eq!(points, 4017);
 }
 
-/// The nearest f32 of an arbitrary-precision number in the normal range, rounded by this test itself.
-fn nearest(value: &BigFloat) -> u32 {
-    let (words, _, sign, exponent, _) = value.as_raw_parts().unwrap();
-    let Some((&top, rest)) = words.split_last() else {
-        return 0;
-    };
-    if top == 0 {
-        return 0;
-    }
-    // value = 0.mantissa * 2^exponent, the top bit of the mantissa set.
-    let kept = u32::try_from(top >> 40).unwrap();
-    let dropped = top << 24;
-    let half = 1 << 63;
-    let up = dropped > half
-        || (dropped == half && (rest.iter().any(|&word| word != 0) || kept & 1 == 1));
-    let exponent = u32::try_from(exponent + 125).unwrap();
-    let bits = (exponent << 23) + kept + u32::from(up);
-    bits | if sign == astro_float::Sign::Neg {
-        1 << 31
-    } else {
-        0
-    }
-}
-
 fn truth(position: i32, inv_freq: f64, factor: f32, constants: &mut Consts) -> [u32; 2] {
-    let round = RoundingMode::None;
-    let p = BigFloat::from_f64(position.into(), PRECISION);
-    let angle = p.mul_full_prec(&BigFloat::from_f64(inv_freq, PRECISION));
-    let factor = BigFloat::from_f64(factor.into(), PRECISION);
-    let cos = angle.cos(PRECISION, round, constants);
-    let sin = angle.sin(PRECISION, round, constants);
-    [cos, sin].map(|value| nearest(&value.mul(&factor, PRECISION, round)))
+    let angle = exact::product(position.into(), inv_freq);
+    exact::cos_sin(&angle, factor, constants)
 }
 
 /// Positions up to 2^31 where the angle comes closest to a multiple of a quarter turn: the denominators of the convergents

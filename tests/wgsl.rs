@@ -5,6 +5,8 @@
     clippy::print_stderr,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
     reason = "a test stops where something is not as it has to be, and says on what it ran"
 )]
 
@@ -12,9 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use wgpu_rope::{
-    Angles, Direction, ElementType, Frequencies, HeadLayout, Limits, Pairing, Placement,
-    PlannedDispatch, PositionSource, ROTATE_WGSL, Resource, RopeConfig, RopePlan, RotateSpec,
-    TABLE_WGSL, TablePlan,
+    Angles, AxisOrder, CacheLayout, ElementType, Frequencies, HeadLayout, Limits, Pair, Pairing,
+    Placement, PlannedDispatch, PositionSource, ROTATE_WGSL, Resource, RopeConfig, RopePlan,
+    RotateSpec, Rows, TABLE_WGSL, TablePlan, TableSpec,
 };
 
 fn parse(text: &str) -> (naga::Module, ModuleInfo) {
@@ -37,7 +39,7 @@ fn bindings(module: &naga::Module, info: &ModuleInfo, entry_point: &str) -> (BTr
     let mut numbers = BTreeSet::new();
     let mut storage = 0;
     for (handle, variable) in module.global_variables.iter() {
-        if !used[handle].is_empty() {
+        if !used[handle].is_empty() && variable.space != naga::AddressSpace::WorkGroup {
             let binding = variable.binding.unwrap();
             assert_eq!(binding.group, 0);
             assert!(
@@ -50,14 +52,60 @@ fn bindings(module: &naga::Module, info: &ModuleInfo, entry_point: &str) -> (BTr
     (numbers, storage)
 }
 
-/// The bytes of the uniform structure.
-fn uniform_bytes(module: &naga::Module) -> u32 {
+/// The type of the uniform structure.
+fn uniform_type(module: &naga::Module) -> &naga::Type {
     module
         .global_variables
         .iter()
         .find(|(_, variable)| variable.space == naga::AddressSpace::Uniform)
-        .map(|(_, variable)| module.types[variable.ty].inner.size(module.to_ctx()))
+        .map(|(_, variable)| &module.types[variable.ty])
         .unwrap()
+}
+
+/// The bytes of the uniform structure.
+fn uniform_bytes(module: &naga::Module) -> u32 {
+    uniform_type(module).inner.size(module.to_ctx())
+}
+
+/// The words of a uniform structure by the names of its members, those of inner structures as `outer.inner`.
+fn uniform_words(module: &naga::Module) -> BTreeMap<String, usize> {
+    fn visit(
+        module: &naga::Module,
+        ty: &naga::Type,
+        (prefix, at): (&str, u32),
+        out: &mut BTreeMap<String, usize>,
+    ) {
+        let naga::TypeInner::Struct { members, .. } = &ty.inner else {
+            out.insert(prefix.to_owned(), at as usize / 4);
+            return;
+        };
+        for member in members {
+            let name = member.name.as_deref().unwrap();
+            let name = match prefix {
+                "" => name.to_owned(),
+                _ => format!("{prefix}.{name}"),
+            };
+            let place = (name.as_str(), at + member.offset);
+            visit(module, &module.types[member.ty], place, out);
+        }
+    }
+    let mut out = BTreeMap::new();
+    visit(module, uniform_type(module), ("", 0), &mut out);
+    out
+}
+
+/// The value of a `const` of the module.
+fn constant(module: &naga::Module, name: &str) -> i64 {
+    let (_, constant) = module
+        .constants
+        .iter()
+        .find(|(_, constant)| constant.name.as_deref() == Some(name))
+        .unwrap_or_else(|| panic!("no constant {name}"));
+    match module.global_expressions[constant.init] {
+        naga::Expression::Literal(naga::Literal::U32(value)) => value.into(),
+        naga::Expression::Literal(naga::Literal::I32(value)) => value.into(),
+        ref other => panic!("{name} is {other:?}"),
+    }
 }
 
 fn dispatches() -> Vec<PlannedDispatch> {
@@ -68,6 +116,9 @@ fn dispatches() -> Vec<PlannedDispatch> {
             (128, Pairing::HalfSplit),
             (12, Pairing::Interleaved),
             (6, Pairing::HalfSplit),
+            (48, Pairing::HalfSplitBlocks(3)),
+            (16, Pairing::InterleavedToHalfSplit),
+            (16, Pairing::HalfSplitToInterleaved),
         ] {
             let config = RopeConfig::new(head_dim).with_pairing(pairing);
             let layout = HeadLayout::bshd(4, 2, head_dim);
@@ -94,7 +145,11 @@ fn dispatches() -> Vec<PlannedDispatch> {
     all
 }
 
-fn check(text: &str, dispatches: &[PlannedDispatch]) -> BTreeMap<&'static str, usize> {
+fn check(
+    text: &str,
+    most_storage: usize,
+    dispatches: &[PlannedDispatch],
+) -> BTreeMap<&'static str, usize> {
     let (module, info) = parse(text);
     let overrides: BTreeSet<_> = module
         .overrides
@@ -107,7 +162,7 @@ fn check(text: &str, dispatches: &[PlannedDispatch]) -> BTreeMap<&'static str, u
         let given: BTreeSet<_> = planned.bindings.iter().map(|bound| bound.binding).collect();
         assert_eq!(given, numbers, "{}", planned.entry_point);
         assert!(
-            storage <= 3,
+            storage <= most_storage,
             "{} uses {storage} storage buffers",
             planned.entry_point
         );
@@ -135,24 +190,265 @@ fn check(text: &str, dispatches: &[PlannedDispatch]) -> BTreeMap<&'static str, u
 
 #[test]
 fn rotations_are_planned_as_the_shader_is_written() {
-    eprintln!("{:?}", check(ROTATE_WGSL, &dispatches()));
+    let seen = check(ROTATE_WGSL, 3, &dispatches());
+    eprintln!("{seen:?}");
+    assert_eq!(seen.len(), 6);
+}
+
+fn words(given: &[(&str, u32)]) -> BTreeMap<String, u32> {
+    given
+        .iter()
+        .map(|(name, word)| ((*name).to_owned(), *word))
+        .collect()
+}
+
+/// The words of a plan's uniform buffer under the names that the shader reads them by.
+fn named(text: &str, planned: &PlannedDispatch) -> BTreeMap<String, u32> {
+    let (module, _) = parse(text);
+    uniform_words(&module)
+        .into_iter()
+        .map(|(name, at)| (name, planned.uniform[at]))
+        .collect()
+}
+
+/// Every member of the uniform structures has its own value here, so that none can stand in another's place.
+#[test]
+fn uniform_words_stand_where_the_shader_reads_them() {
+    let config = RopeConfig::new(24)
+        .with_rotary_dim(16)
+        .with_rotary_offset(4);
+    let (query, key) = (
+        HeadLayout::bshd(9, 6, 24).with_strides(1600, 160, 26),
+        HeadLayout::bshd(9, 4, 24).with_strides(2000, 112, 28),
+    );
+    let spec = RotateSpec::new(&config, 3, 9, query.with_offset(34), ElementType::F32)
+        .with_key(key.with_offset(6), ElementType::F32)
+        .with_rows(Rows::PerToken)
+        .with_heads_per_invocation(2);
+    let plan = RopePlan::new(&spec, &Limits::default()).unwrap();
+    let rotation = &plan.dispatches(Placement::default()).unwrap()[0];
+    assert_eq!(rotation.entry_point, "words_two");
+    assert_eq!(
+        named(ROTATE_WGSL, rotation),
+        words(&[
+            ("query.first", 38),
+            ("query.batch_stride", 1600),
+            ("query.token_stride", 160),
+            ("query.head_stride", 26),
+            ("key.first", 10),
+            ("key.batch_stride", 2000),
+            ("key.token_stride", 112),
+            ("key.head_stride", 28),
+            ("first_row", 0),
+            ("row_of_batch", 9),
+            ("row_of_token", 1),
+            ("row_stride", 8),
+            ("distance", 8),
+            ("query_groups", 3),
+            ("key_groups", 2),
+            ("zero", 0),
+            ("tokens", 9),
+            ("batch", 3),
+            ("unused_0", 0),
+            ("unused_1", 0),
+        ])
+    );
+
+    let pairs = [0, 1, 2].map(|axis| Pair {
+        inv_freq: 1.0,
+        axis,
+    });
+    // -1.5 is 3 * 2^30 / 2^32 * 2^1.
+    let frequencies = Frequencies::from_pairs(pairs, -1.5).unwrap();
+    let limits = Limits {
+        max_compute_workgroups_per_dimension: 6,
+        ..Limits::default()
+    };
+    let plan = TablePlan::new(&TableSpec::new(&frequencies), 100, &limits).unwrap();
+    let order = AxisOrder::First { rows: 70 };
+    let listed = |order| {
+        plan.fill(PositionSource::PerAxis(order), 268..268 + 4 * 160, [0; 2])
+            .unwrap()
+    };
+    let common = [
+        ("run", 1),
+        ("start", 0),
+        ("first", 3),
+        ("faults", 800),
+        ("zero", 0),
+        ("unused", 0),
+        ("cache_rows", 0),
+        ("cache_columns", 0),
+        ("cos_first", 0),
+        ("sin_first", 0),
+        ("factor.mantissa", 3 << 30),
+        ("factor.exponent", 1),
+        ("factor.sign", 1 << 31),
+        ("factor.unused", 0),
+        ("pairs", 3),
+        ("row_stride", 4),
+    ];
+    for (order, rows, axis_stride, id_stride) in [(order, 20, 70, 1), (AxisOrder::Last, 53, 1, 3)] {
+        let mut expected = words(&common);
+        expected.extend(words(&[
+            ("rows", rows),
+            ("axis_stride", axis_stride),
+            ("id_stride", id_stride),
+            ("first_row", 12),
+        ]));
+        assert_eq!(named(TABLE_WGSL, &listed(order)[2]), expected);
+    }
+
+    let cache = CacheLayout {
+        positions: 40,
+        columns: 7,
+        pairs: 5,
+        element: ElementType::Bf16,
+    };
+    let plan = TablePlan::new(&TableSpec::cached(cache), 30, &Limits::default()).unwrap();
+    let copied = plan
+        .fill(PositionSource::From(25), 0..0, [260, 520])
+        .unwrap();
+    assert_eq!(
+        named(TABLE_WGSL, &copied[0]),
+        words(&[
+            ("rows", 15),
+            ("pairs", 5),
+            ("row_stride", 6),
+            ("run", 30),
+            ("start", 25),
+            ("first", 0),
+            ("axis_stride", 0),
+            ("id_stride", 0),
+            ("first_row", 0),
+            ("faults", 360),
+            ("zero", 0),
+            ("unused", 0),
+            ("cache_rows", 40),
+            ("cache_columns", 7),
+            ("cos_first", 1),
+            ("sin_first", 2),
+            ("factor.mantissa", 1 << 31),
+            ("factor.exponent", 1),
+            ("factor.sign", 0),
+            ("factor.unused", 0),
+        ])
+    );
+}
+
+#[test]
+fn element_types_have_the_numbers_of_the_shaders() {
+    for text in [ROTATE_WGSL, TABLE_WGSL] {
+        let (module, _) = parse(text);
+        assert_eq!(constant(&module, "F32"), 0);
+        assert_eq!(constant(&module, "F16"), 1);
+    }
+    let element = |planned: &PlannedDispatch| {
+        let found = planned
+            .constants
+            .iter()
+            .find(|(name, _)| *name == "ELEMENT");
+        found.unwrap().1
+    };
+    // bf16 is what is neither.
+    for (ty, number) in [
+        (ElementType::F32, 0.0),
+        (ElementType::F16, 1.0),
+        (ElementType::Bf16, 2.0),
+    ] {
+        let config = RopeConfig::new(8);
+        let spec = RotateSpec::new(&config, 1, 1, HeadLayout::bshd(1, 1, 8), ty);
+        let plan = RopePlan::new(&spec, &Limits::default()).unwrap();
+        assert_eq!(
+            element(&plan.dispatches(Placement::default()).unwrap()[0]),
+            number
+        );
+        let cache = CacheLayout {
+            positions: 1,
+            columns: 4,
+            pairs: 4,
+            element: ty,
+        };
+        let plan = TablePlan::new(&TableSpec::cached(cache), 1, &Limits::default()).unwrap();
+        let fill = plan.fill(PositionSource::From(0), 0..0, [0; 2]).unwrap();
+        assert_eq!(element(&fill[0]), number);
+    }
 }
 
 #[test]
 fn tables_are_planned_as_the_shader_is_written() {
+    let limits = Limits::default();
     let frequencies = Frequencies::new(&RopeConfig::new(128)).unwrap();
-    let plan = TablePlan::new(
-        &frequencies,
-        10,
-        Angles::Exact,
-        Direction::Forward,
-        &Limits::default(),
-    )
-    .unwrap();
-    let mut fills = plan.fill(PositionSource::From(3), 0..0).unwrap();
-    fills.extend(plan.fill(PositionSource::Runs(1), 0..40).unwrap());
+    let fill = |spec: &TableSpec, source, positions| {
+        let plan = TablePlan::new(spec, 10, &limits).unwrap();
+        let [planned] = &plan.fill(source, positions, [0; 2]).unwrap()[..] else {
+            panic!("one dispatch");
+        };
+        planned.clone()
+    };
+    let exact = TableSpec::new(&frequencies);
+    let cached = TableSpec::cached(CacheLayout {
+        positions: 20,
+        columns: 64,
+        pairs: 64,
+        element: ElementType::F16,
+    });
+    let coordinates = PositionSource::Coordinates(AxisOrder::Last);
+    let fills = [
+        fill(&exact, PositionSource::From(3), 0..0),
+        fill(&exact, PositionSource::Runs(1), 0..40),
+        fill(&exact.clone().with_angles(Angles::F32), coordinates, 0..40),
+        fill(&cached, PositionSource::From(3), 0..0),
+        fill(&cached, PositionSource::Runs(1), 0..40),
+    ];
     assert_eq!(fills[1].bindings[3].resource, Resource::Positions);
-    check(TABLE_WGSL, &fills);
+    let resources: Vec<_> = fills[4].bindings.iter().map(|b| b.resource).collect();
+    assert_eq!(
+        resources,
+        [
+            Resource::Uniform,
+            Resource::Rows,
+            Resource::Positions,
+            Resource::Cos,
+            Resource::Sin
+        ]
+    );
+    let seen = check(TABLE_WGSL, 4, &fills);
+    assert_eq!(seen.len(), 5);
+}
+
+/// The exponents of f32 angles that have a weight, in the shader, in the twin and in the words of a plan.
+#[test]
+fn weights_of_f32_angles_are_those_of_the_shader() {
+    let (module, _) = parse(TABLE_WGSL);
+    let (least, most) = (
+        constant(&module, "MIN_F32_EXPONENT"),
+        constant(&module, "MAX_F32_EXPONENT"),
+    );
+    let twin = include_str!("../src/turns.rs");
+    for (name, value) in [("MIN", least), ("MAX", most)] {
+        let line = format!("const {name}_F32_EXPONENT: i32 = {value};");
+        assert!(twin.contains(&line), "{line}");
+    }
+    let frequencies = Frequencies::new(&RopeConfig::new(6)).unwrap();
+    let spec = TableSpec::new(&frequencies).with_angles(Angles::F32);
+    let plan = TablePlan::new(&spec, 1, &Limits::default()).unwrap();
+    let weights = &plan.pairs()[3 * 8..];
+    assert_eq!(weights.len() as i64, 4 * (most - least + 1));
+    // 2^e radians in turns: each is twice the one before, but for the rounding and whole turns.
+    let weight = |at: usize| {
+        let words = weights[4 * at..][..4].iter().rev();
+        words.fold(0_u128, |sum, &word| (sum << 32) | u128::from(word))
+    };
+    // 2^-123 / 2 pi * 2^128 is 5.09.
+    assert_eq!(weight(0), 5);
+    for at in 1..weights.len() / 4 {
+        let apart = weight(at).wrapping_sub(weight(at - 1).wrapping_mul(2)) as i128;
+        assert!((-1..=1).contains(&apart), "{at}: {apart}");
+    }
+    // 1 radian is 0.159154943 turns.
+    let one = weight(usize::try_from(-least).unwrap()) as f64 / 2_f64.powi(128);
+    assert!((one - std::f64::consts::TAU.recip()).abs() < 1e-16, "{one}");
 }
 
 /// The polynomials' constants stand in the shader just as in the twin. Both are transcriptions, so this compares the text.

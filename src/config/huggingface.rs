@@ -1,442 +1,659 @@
 //! The RoPE of a model from its Hugging Face `config.json`.
 //!
-//! Both forms are read: `rope_theta` with `rope_scaling` (transformers 4), and `rope_parameters` (transformers 5, one set for
-//! all layers). Families whose rotation is LLaMA's are known so far; any other `model_type` is an error, not a guess.
+//! Both forms are read: `rope_theta` with `rope_scaling` (transformers 4), and `rope_parameters` (transformers 5), one set for
+//! all layers or one for each kind. What a file leaves out is the default of its family's class in transformers 5.23, and the result
+//! says so. A `model_type` that nobody knows is read by the general rules: half-split, theta and the rest from the file.
+//!
+//! # Known families
+#![doc = include_str!("huggingface/families.md")]
 
-use serde_json::{Map, Value};
+mod families;
+mod layers;
+mod scaling;
+mod values;
+mod vision;
 
-use crate::config::{RopeConfig, Scaling, Yarn};
+use serde_json::Value;
+
+use self::families::{
+    COMPOSITES, Family, Habit, Head, REFUSED, SIZES, TEXT, TextAxes, UNKNOWN, WITHOUT,
+};
+use self::scaling::Habits;
+use self::values::{
+    Object, flag, missing, number, object, positive, present, string, truncated, whole, wholes,
+};
+use super::{Axes, LayerRope, ModelRope, Pairing, RopeConfig, Scaling};
 use crate::error::{Result, RopeError};
 
-/// A family that rotates as LLaMA does, half-split over the whole head, with what its class of transformers 5.23 takes
-/// where a file says nothing.
-struct Family {
-    name: &'static str,
-    theta: f64,
-    head_dim: Option<u32>,
+/// Which part of a model's file to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Part<'a> {
+    /// The text part where there is one, else the file itself.
+    #[default]
+    Main,
+    /// The text part (`text_config`, or the file itself where it holds the keys of the text).
+    Text,
+    /// The vision part (`vision_config`, or the file itself for a vision model).
+    Vision,
+    /// The audio part (`audio_config`, or the file itself).
+    Audio,
+    /// The part under this key, with or without its `_config`, or under keys joined with dots: `talker`,
+    /// `thinker_config.text_config`.
+    Key(&'a str),
 }
 
-const fn family(name: &'static str, theta: f64, head_dim: Option<u32>) -> Family {
-    Family {
-        name,
-        theta,
-        head_dim,
-    }
-}
-
-const FAMILIES: [Family; 5] = [
-    family("llama", 1e4, None),
-    family("mistral", 1e4, None),
-    family("mixtral", 1e6, None),
-    family("qwen2", 1e4, None),
-    family("qwen3", 1e4, Some(128)),
+/// Where the parts of composite models stand, the first that is there.
+const TEXT_KEYS: [&str; 7] = [
+    "text_config",
+    "thinker_config.text_config",
+    "vlm_config.text_config",
+    "language_config",
+    "llm_config",
+    "thinker_config",
+    "vlm_config",
+];
+const VISION_KEYS: [&str; 10] = [
+    "vision_config.encoder_config",
+    "vision_config.backbone_config",
+    "vision_config",
+    "thinker_config.vision_config",
+    "vlm_config.vision_config",
+    "detector_config.vision_config.backbone_config",
+    "tracker_config",
+    "visual",
+    "vision_encoder_config",
+    "backbone_config",
+];
+const AUDIO_KEYS: [&str; 5] = [
+    "audio_config",
+    "thinker_config.audio_config",
+    "audio_video_config.audio_config",
+    "audio_encoder_config",
+    "encoder_config",
 ];
 
-/// What a model's file says of its RoPE.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct ModelRope {
-    /// The rotation of all its layers.
-    pub config: RopeConfig,
-    /// The `model_type` of the file, if it has one.
-    pub family: Option<&'static str>,
-    /// Keys that the file does not have, whose values are the family's defaults.
-    pub defaulted: Vec<&'static str>,
-}
-
-/// Reads the text of a `config.json`.
+/// Reads the text of a `config.json`: the text part of a composite model, else the file itself. None: the model has no RoPE.
 ///
 /// ```
 /// let text = r#"{ "model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32, "rope_theta": 500000.0,
 ///     "rope_scaling": { "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
 ///                       "original_max_position_embeddings": 8192 } }"#;
-/// let rope = wgpu_rope::config::huggingface::read_config(text)?.config;
-/// assert_eq!((rope.head_dim(), rope.theta()), (128, 500_000.0));
+/// let model = wgpu_rope::config::huggingface::read_config(text)?.expect("LLaMA has RoPE");
+/// let rope = model.only()?;
+/// assert_eq!((rope.config.head_dim(), rope.config.theta()), (128, 500_000.0));
 /// # Ok::<(), wgpu_rope::RopeError>(())
 /// ```
 ///
 /// # Errors
-/// [`RopeError::Config`] naming the key: text that is no JSON object, an unknown `model_type` or rope type, a required key that is missing, a value of the wrong type or
-/// out of range.
-pub fn read_config(text: &str) -> Result<ModelRope> {
-    let file: Value = serde_json::from_str(text)
-        .map_err(|error| RopeError::config("config.json", "must be JSON", error))?;
-    let file = object("config.json", &file)?;
-    let family = match file.get("model_type") {
-        None => None,
-        Some(value) => {
-            let name = string("model_type", value)?;
-            let known = FAMILIES.iter().find(|family| family.name == name);
-            Some(known.ok_or_else(|| {
-                let names = FAMILIES.map(|family| family.name).join(", ");
-                RopeError::config("model_type", format!("must be one of {names}"), name)
-            })?)
-        }
-    };
-    // The newer form holds everything; the older one theta beside the scaling.
-    let nested = match (file.get("rope_parameters"), file.get("rope_scaling")) {
-        (Some(Value::Null) | None, Some(Value::Null) | None) => None,
-        (Some(value @ Value::Object(_)), _) => Some(object("rope_parameters", value)?),
-        (Some(Value::Null) | None, Some(value)) => Some(object("rope_scaling", value)?),
-        (Some(value), _) => Some(object("rope_parameters", value)?),
-    };
-    let either = |key: &'static str| -> Result<Option<f64>> {
-        Ok(
-            match nested.map(|nested| number(nested, key)).transpose()? {
-                Some(Some(value)) => Some(value),
-                _ => number(file, key)?,
-            },
-        )
-    };
-    let mut defaulted = Vec::new();
-    let theta = match (either("rope_theta")?, family) {
-        (Some(theta), _) => theta,
-        (None, Some(family)) => {
-            defaulted.push("rope_theta");
-            family.theta
-        }
-        (None, None) => return Err(missing("rope_theta")),
-    };
-    let head_dim = head_dim(file, family, &mut defaulted)?;
-    let rotary_dim = match either("partial_rotary_factor")? {
-        None => head_dim,
-        Some(part) if part > 0.0 && part <= 1.0 => truncated(f64::from(head_dim) * part),
-        Some(part) => {
-            return Err(RopeError::config(
-                "partial_rotary_factor",
-                "must be above 0 and at most 1",
-                part,
-            ));
-        }
-    };
-    let mut config = RopeConfig::new(head_dim)
-        .with_theta(theta)
-        .with_rotary_dim(rotary_dim);
-    if let Some(nested) = nested {
-        config = config.with_scaling(scaling(file, nested)?);
-        if let Some(factor) = number(nested, "attention_factor")? {
-            config = config.with_attention_factor(factor);
-        }
-    }
-    config.validate()?;
-    Ok(ModelRope {
-        config,
-        family: family.map(|family| family.name),
-        defaulted,
-    })
+/// [`RopeError::Config`] naming the key: text that is no JSON object, an unknown rope type, a required key that is missing, a value of
+/// the wrong type or out of range, a family whose rotation has no description here.
+pub fn read_config(text: &str) -> Result<Option<ModelRope>> {
+    read_part(text, Part::Main)
 }
 
-fn scaling(file: &Map<String, Value>, nested: &Map<String, Value>) -> Result<Scaling> {
-    let name = match (nested.get("rope_type"), nested.get("type")) {
-        (Some(value), _) => string("rope_type", value)?,
-        (None, Some(value)) => string("type", value)?,
-        (None, None) => return Err(missing("rope_type")),
-    };
-    // Several positions for a token: not read as if it were one.
-    for key in ["mrope_section", "xdrope_section"] {
-        if let Some(value) = nested.get(key) {
-            return Err(RopeError::config(key, "is not known yet", value));
+/// Reads one part of a model's file. None: that part has no RoPE.
+///
+/// # Errors
+/// As for [`read_config`], and where the file has no such part.
+pub fn read_part(text: &str, part: Part<'_>) -> Result<Option<ModelRope>> {
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| RopeError::config("config.json", "must be JSON", error))?;
+    let file = value
+        .as_object()
+        .ok_or_else(|| RopeError::config("config.json", "must be an object", "another value"))?;
+    let own = string(file, "model_type")?;
+    let text_part = || find(file, &TEXT_KEYS);
+    let vision_part = || find(file, &VISION_KEYS);
+    match part {
+        Part::Main => match text_part() {
+            Some(part) => read_text(part, Some((own, file))),
+            None => read_any(file),
+        },
+        Part::Text => match text_part() {
+            Some(part) => read_text(part, Some((own, file))),
+            None => read_text(file, None),
+        },
+        Part::Vision => match vision_part() {
+            Some(part) => read_vision(part, own),
+            None if vision::find(own, None).is_some() => read_vision(file, None),
+            None => Err(no_part("vision", file)),
+        },
+        Part::Audio => match find(file, &AUDIO_KEYS).filter(|_| !is_refused(own)) {
+            Some(part) => read_text(part, Some((None, file))),
+            None => read_text(file, None),
+        },
+        Part::Key(path) => {
+            let part = at(file, path).or_else(|| at(file, &format!("{path}_config")));
+            let part = part.ok_or_else(|| no_part(path, file))?;
+            read_any(find(part, &TEXT_KEYS[..1]).unwrap_or(part))
         }
     }
-    let required = |key: &'static str| number(nested, key)?.ok_or_else(|| missing(key));
-    let longest = || {
-        number(file, "max_position_embeddings")?.ok_or_else(|| missing("max_position_embeddings"))
+}
+
+/// The part at a path of keys.
+fn at<'a>(file: &'a Object, path: &str) -> Option<&'a Object> {
+    path.split('.')
+        .try_fold(file, |part, key| part.get(key)?.as_object())
+}
+
+fn find<'a>(file: &'a Object, paths: &[&str]) -> Option<&'a Object> {
+    paths.iter().find_map(|path| at(file, path))
+}
+
+fn no_part(part: &str, file: &Object) -> RopeError {
+    let parts: Vec<_> = file
+        .iter()
+        .filter(|(key, value)| value.is_object() && key.ends_with("_config"))
+        .map(|(key, _)| key.as_str())
+        .collect();
+    let rule = match &parts[..] {
+        [] => "must be a part of the file, which has none".to_owned(),
+        parts => format!("must be a part of the file, which has {}", parts.join(", ")),
     };
-    // Beside the dictionary it counts for more than inside, and the model's whole length stands in for it.
-    let original = || {
-        let key = "original_max_position_embeddings";
-        match (number(file, key)?, number(nested, key)?) {
-            (Some(value), _) | (None, Some(value)) => Ok(value),
-            (None, None) => longest(),
-        }
-    };
-    match name {
-        "default" => Ok(Scaling::None),
-        "linear" => Ok(Scaling::Linear {
-            factor: required("factor")?,
-        }),
-        "dynamic" => Ok(Scaling::Dynamic {
-            factor: required("factor")?,
-            max_position_embeddings: longest()?,
-        }),
-        "yarn" => {
-            // `null` asks for the quotient of the lengths.
-            let factor = match nested.get("factor") {
-                Some(Value::Null) => longest()? / original()?,
-                _ => required("factor")?,
-            };
-            let beta = |key, default| {
-                Ok(match number(nested, key)? {
-                    None | Some(0.0) => default,
-                    Some(value) => value,
-                })
-            };
-            let truncate = match nested.get("truncate") {
-                None | Some(Value::Null) => true,
-                Some(value) => value
-                    .as_bool()
-                    .ok_or_else(|| RopeError::config("truncate", "must be true or false", value))?,
-            };
-            Ok(Scaling::Yarn(
-                Yarn::new(factor, original()?)
-                    .with_betas(beta("beta_fast", 32.0)?, beta("beta_slow", 1.0)?)
-                    .with_mscale(number(nested, "mscale")?, number(nested, "mscale_all_dim")?)
-                    .with_truncate(truncate),
-            ))
-        }
-        "longrope" | "su" => Ok(Scaling::LongRope {
-            short_factor: numbers(nested, "short_factor")?,
-            long_factor: numbers(nested, "long_factor")?,
-            original_max_position_embeddings: original()?,
-            factor: match number(nested, "factor")? {
-                Some(factor) => factor,
-                None => longest()? / original()?,
-            },
-        }),
-        "llama3" => Ok(Scaling::Llama3 {
-            factor: required("factor")?,
-            low_freq_factor: required("low_freq_factor")?,
-            high_freq_factor: required("high_freq_factor")?,
-            original_max_position_embeddings: original()?,
-        }),
-        other => Err(RopeError::config(
-            "rope_type",
-            "must be default, linear, dynamic, yarn, longrope or llama3",
-            other,
+    RopeError::config("part", rule, part)
+}
+
+/// A part that may be of any kind.
+fn read_any(part: &Object) -> Result<Option<ModelRope>> {
+    let own = string(part, "model_type")?;
+    let is_tower = own.is_some_and(|own| {
+        vision::TOWERS
+            .iter()
+            .any(|tower| tower.names.contains(&own))
+    });
+    if is_tower {
+        read_vision(part, None)
+    } else {
+        read_text(part, None)
+    }
+}
+
+fn read_vision(part: &Object, composite: Option<&str>) -> Result<Option<ModelRope>> {
+    let own = string(part, "model_type")?;
+    if own.is_some_and(|own| WITHOUT.contains(&own)) {
+        return Ok(None);
+    }
+    if own.is_some_and(|own| TEXT.iter().any(|family| family.names.contains(&own))) {
+        return read_text(part, None);
+    }
+    match vision::find(own, composite) {
+        Some(tower) => tower.read(part).map(Some),
+        None => Err(RopeError::config(
+            "model_type",
+            "must be a vision family that is known",
+            own.or(composite).unwrap_or("none"),
         )),
     }
 }
 
-fn head_dim(
-    file: &Map<String, Value>,
-    family: Option<&Family>,
-    defaulted: &mut Vec<&'static str>,
-) -> Result<u32> {
-    if let Some(head_dim) = whole(file, "head_dim")? {
-        return Ok(head_dim);
-    }
-    if let Some(head_dim) = family.and_then(|family| family.head_dim) {
-        defaulted.push("head_dim");
-        return Ok(head_dim);
-    }
-    let hidden = whole(file, "hidden_size")?.ok_or_else(|| missing("head_dim"))?;
-    let heads =
-        whole(file, "num_attention_heads")?.ok_or_else(|| missing("num_attention_heads"))?;
-    if heads == 0 || !hidden.is_multiple_of(heads) {
+fn is_refused(name: Option<&str>) -> bool {
+    REFUSED.iter().any(|(known, _)| name == Some(known))
+}
+
+/// The family of a text part, by its own name or by that of the model it is a part of.
+fn family<'a>(
+    part: &'a Object,
+    composite: Option<&'a str>,
+) -> Result<(Option<&'static str>, &'static Family)> {
+    let own = string(part, "model_type")?;
+    let standing = composite
+        .or(own)
+        .and_then(|name| COMPOSITES.iter().find(|(composite, ..)| *composite == name));
+    let name = match (own, standing) {
+        (_, Some(&(_, text, true))) => Some(text),
+        (Some(own), Some(&(composite, text, _))) if own == composite => Some(text),
+        (Some(own), _) => Some(own),
+        (None, Some(&(_, text, _))) => Some(text),
+        (None, None) => None,
+    };
+    if let Some(&(name, why)) = REFUSED.iter().find(|(known, _)| name == Some(known)) {
         return Err(RopeError::config(
-            "num_attention_heads",
-            format!("must divide hidden_size {hidden}"),
+            "model_type",
+            format!("must be a family that is known: {why}"),
+            name,
+        ));
+    }
+    let known = name.and_then(|name| {
+        TEXT.iter().find_map(|family| {
+            let name = family.names.iter().find(|known| **known == name)?;
+            Some((*name, family))
+        })
+    });
+    Ok(match known {
+        Some((name, family)) => (Some(name), family),
+        None => (None, &UNKNOWN),
+    })
+}
+
+/// Whether a part has RoPE at all, by the keys that say so.
+fn has_rope(part: &Object, family: &Family) -> Result<bool> {
+    if present(part, "alibi").is_some_and(|value| value == &Value::Bool(true)) {
+        return Ok(false);
+    }
+    let kind = match string(part, "position_embedding_type")? {
+        Some(kind) => Some(kind),
+        None => string(part, "position_embeddings_type")?,
+    };
+    if kind.is_some_and(|kind| !["rope", "rotary"].contains(&kind)) {
+        return Ok(false);
+    }
+    Ok(match family.only_if {
+        None => true,
+        Some((key, "true")) => flag(part, key)?.unwrap_or(false),
+        Some((key, wanted)) => string(part, key)? == Some(wanted),
+    })
+}
+
+fn read_text(
+    part: &Object,
+    composite: Option<(Option<&str>, &Object)>,
+) -> Result<Option<ModelRope>> {
+    let outer = composite.and_then(|(name, _)| name);
+    let own = string(part, "model_type")?;
+    if own.is_some_and(|own| WITHOUT.contains(&own)) {
+        return Ok(None);
+    }
+    let (name, family) = family(part, outer)?;
+    if !has_rope(part, family)? {
+        return Ok(None);
+    }
+    layers::read(part, name, family)
+}
+
+/// How many layers there are, if the file says so.
+fn layer_count(file: &Object) -> Result<Option<u32>> {
+    for key in ["num_hidden_layers", "n_layer", "num_layers"] {
+        if let Some(count) = whole(file, key)? {
+            if count > 65_536 {
+                return Err(RopeError::config(key, "must be at most 65,536", count));
+            }
+            return Ok(Some(count));
+        }
+    }
+    Ok(None)
+}
+
+fn quotient(key: &'static str, hidden: u32, heads: u32) -> Result<u32> {
+    if heads == 0 || hidden < heads {
+        return Err(RopeError::config(
+            key,
+            format!("must be from 1 to the hidden size {hidden}"),
             heads,
         ));
     }
     Ok(hidden / heads)
 }
 
-fn missing(key: &'static str) -> RopeError {
-    RopeError::config(key, "must be given", "none")
+/// Channels of a head: all of them, those that rotate, and where these begin.
+struct Channels {
+    head_dim: u32,
+    rotary_dim: u32,
+    offset: u32,
+    /// The r of the exponents.
+    frequency_dim: u32,
+    /// The part of the head, where one is said.
+    partial: f64,
 }
 
-fn object<'a>(key: &'static str, value: &'a Value) -> Result<&'a Map<String, Value>> {
-    value
-        .as_object()
-        .ok_or_else(|| RopeError::config(key, "must be an object", value))
+/// A set of parameters in its file.
+struct Reader<'a> {
+    file: &'a Object,
+    name: Option<&'static str>,
+    family: &'a Family,
+    /// Several sets stand in the file.
+    nested: bool,
 }
 
-fn string<'a>(key: &'static str, value: &'a Value) -> Result<&'a str> {
-    value
-        .as_str()
-        .ok_or_else(|| RopeError::config(key, "must be a string", value))
-}
-
-/// A number; `null` counts as absent.
-fn number(map: &Map<String, Value>, key: &'static str) -> Result<Option<f64>> {
-    match map.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => value
-            .as_f64()
-            .map(Some)
-            .ok_or_else(|| RopeError::config(key, "must be a number", value)),
+impl Reader<'_> {
+    /// The RoPE of a kind of layer. None: it has no theta, and so does not rotate.
+    fn rope(
+        &self,
+        kind: &str,
+        set: &Object,
+        theta: Option<f64>,
+        defaulted: &mut Vec<&'static str>,
+    ) -> Result<LayerRope> {
+        let family = self.family;
+        let theta = match theta {
+            Some(theta) => theta,
+            None => self.theta(set, defaulted)?,
+        };
+        let channels = self.channels(kind, set, defaulted)?;
+        let habits = Habits {
+            nested: self.nested,
+            ..family.habits()
+        };
+        let scaled = scaling::read(self.file, set, channels.head_dim, channels.partial, habits)?;
+        let mut config = RopeConfig::new(channels.head_dim)
+            .with_theta(theta)
+            .with_reversed(family.reversed)
+            .with_pairing(self.pairing()?);
+        if !matches!(scaled.scaling, Scaling::Proportional { .. }) {
+            config = config
+                .with_rotary_dim(channels.rotary_dim)
+                .with_rotary_offset(channels.offset);
+            if channels.frequency_dim != channels.rotary_dim {
+                config = config.with_frequency_dim(channels.frequency_dim);
+            }
+        }
+        let axes = self.axes(set, config.rotary_dim() / 2, defaulted)?;
+        config = config.with_axes(axes);
+        config = config.with_scaling(scaled.scaling);
+        if let Some(factor) = scaled.attention_factor {
+            config = config.with_attention_factor(factor);
+        }
+        config.validate()?;
+        let mut rope = LayerRope::new(config);
+        rope.softmax_factor = scaled.softmax_factor;
+        Ok(rope)
     }
-}
 
-fn numbers(map: &Map<String, Value>, key: &'static str) -> Result<Vec<f64>> {
-    let value = map.get(key).ok_or_else(|| missing(key))?;
-    value
-        .as_array()
-        .and_then(|values| values.iter().map(Value::as_f64).collect())
-        .ok_or_else(|| RopeError::config(key, "must be a list of numbers", "something else"))
-}
-
-fn whole(map: &Map<String, Value>, key: &'static str) -> Result<Option<u32>> {
-    match map.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => value
-            .as_u64()
-            .and_then(|value| u32::try_from(value).ok())
-            .map(Some)
-            .ok_or_else(|| RopeError::config(key, "must be a whole number below 2^32", value)),
+    fn theta(&self, set: &Object, defaulted: &mut Vec<&'static str>) -> Result<f64> {
+        let family = self.family;
+        if family.habit == Some(Habit::GptJ) {
+            return Ok(family.theta);
+        }
+        if let Some(theta) = positive(set, "rope_theta")? {
+            return Ok(theta);
+        }
+        if family.sets != families::Sets::NestedOnly {
+            for key in ["rope_theta", "rotary_emb_base", "rotary_embedding_base"] {
+                if let Some(theta) = positive(self.file, key)? {
+                    return Ok(theta);
+                }
+            }
+            if let Some(ratio) = positive(self.file, "rope_ratio")? {
+                return Ok(1e4 * ratio);
+            }
+            if let Some(attention) = object(self.file, "attn_config")? {
+                if let Some(theta) = positive(attention, "rope_theta")? {
+                    return Ok(theta);
+                }
+            }
+        }
+        if family.names.is_empty() {
+            return Err(missing("rope_theta"));
+        }
+        layers::note(defaulted, "rope_theta");
+        Ok(family.theta)
     }
-}
 
-/// The whole part of a number from 0 to `u32::MAX`, as Python's `int` takes it.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "the number is a part of a u32, and its fraction is to be cut off"
-)]
-fn truncated(value: f64) -> u32 {
-    value as u32
+    fn pairing(&self) -> Result<Pairing> {
+        let split = self.family.pairing == Pairing::InterleavedToHalfSplit
+            && flag(self.file, "rope_interleave")? == Some(false);
+        Ok(if split {
+            Pairing::HalfSplit
+        } else {
+            self.family.pairing
+        })
+    }
+
+    fn channels(
+        &self,
+        kind: &str,
+        set: &Object,
+        defaulted: &mut Vec<&'static str>,
+    ) -> Result<Channels> {
+        let (file, family) = (self.file, self.family);
+        let latent = match family.head {
+            Head::Latent { rope, nope } => Some((rope, nope)),
+            // The general rules know such heads by their keys.
+            _ if family.names.is_empty()
+                && present(file, "qk_rope_head_dim").is_some()
+                && present(file, "qk_nope_head_dim").is_some() =>
+            {
+                Some((64, 128))
+            }
+            _ => None,
+        };
+        if let Some((rope, nope)) = latent {
+            let mut said = |key: &'static str, default: u32| -> Result<u32> {
+                Ok(match whole(file, key)? {
+                    Some(value) => value,
+                    None => {
+                        layers::note(defaulted, key);
+                        default
+                    }
+                })
+            };
+            let (rope, nope) = (
+                said("qk_rope_head_dim", rope)?,
+                said("qk_nope_head_dim", nope)?,
+            );
+            let head_dim = nope
+                .checked_add(rope)
+                .ok_or_else(|| RopeError::config("qk_nope_head_dim", "must fit a head", nope))?;
+            return Ok(Channels {
+                head_dim,
+                rotary_dim: rope,
+                offset: nope,
+                frequency_dim: rope,
+                partial: 1.0,
+            });
+        }
+        let head_dim = self.head_dim(kind, defaulted)?;
+        let (partial, rotary_dim) = self.rotary(set, head_dim, defaulted)?;
+        // An odd number of channels has one frequency more than pairs, and so one channel more rotates.
+        let even = rotary_dim.checked_next_multiple_of(2).unwrap_or(rotary_dim);
+        let even = if rotary_dim == head_dim {
+            rotary_dim
+        } else {
+            even
+        };
+        Ok(Channels {
+            head_dim,
+            rotary_dim: even,
+            offset: if family.tail {
+                head_dim.saturating_sub(even)
+            } else {
+                0
+            },
+            frequency_dim: rotary_dim,
+            partial,
+        })
+    }
+
+    /// The part of the head that rotates, and how many channels that is.
+    fn rotary(
+        &self,
+        set: &Object,
+        head_dim: u32,
+        defaulted: &mut Vec<&'static str>,
+    ) -> Result<(f64, u32)> {
+        let (file, family) = (self.file, self.family);
+        let part = |map: &Object, key: &'static str| -> Result<Option<f64>> {
+            match number(map, key)? {
+                Some(part) if !(part > 0.0 && part <= 1.0) => Err(RopeError::config(
+                    key,
+                    "must be above 0 and at most 1",
+                    part,
+                )),
+                part => Ok(part),
+            }
+        };
+        let mut partial = part(set, "partial_rotary_factor")?;
+        if family.sets != families::Sets::NestedOnly {
+            for key in ["partial_rotary_factor", "rotary_pct", "rotary_emb_fraction"] {
+                if partial.is_none() {
+                    partial = part(file, key)?;
+                }
+            }
+        }
+        let counted = match family.habit {
+            Some(Habit::NoRotaryDim) => None,
+            Some(Habit::GptJ) => Some(match whole(file, "rotary_dim")? {
+                Some(rotary_dim) => rotary_dim,
+                None => {
+                    layers::note(defaulted, "rotary_dim");
+                    64
+                }
+            }),
+            _ if family.sets == families::Sets::DeepSeekV4 => whole(file, "qk_rope_head_dim")?,
+            _ => whole(file, "rotary_dim")?,
+        };
+        if let (Some(counted), None) = (counted, partial) {
+            if counted == 0 || counted > head_dim {
+                return Err(RopeError::config(
+                    "rotary_dim",
+                    format!("must be from 1 to head_dim {head_dim}"),
+                    counted,
+                ));
+            }
+            return Ok((f64::from(counted) / f64::from(head_dim), counted));
+        }
+        #[expect(clippy::float_cmp, reason = "a factor of exactly 1 is the whole head")]
+        let partial = partial.unwrap_or_else(|| {
+            if family.partial != 1.0 {
+                layers::note(defaulted, "partial_rotary_factor");
+            }
+            family.partial
+        });
+        let rotary_dim = truncated(f64::from(head_dim) * partial);
+        if rotary_dim == 0 {
+            return Err(RopeError::config(
+                "partial_rotary_factor",
+                format!("must leave a channel of {head_dim} to rotate"),
+                partial,
+            ));
+        }
+        Ok((partial, rotary_dim))
+    }
+
+    fn head_dim(&self, kind: &str, defaulted: &mut Vec<&'static str>) -> Result<u32> {
+        let (file, family) = (self.file, self.family);
+        if let Some(global) = family.global_head.filter(|_| kind == "full_attention") {
+            return Ok(match whole(file, "global_head_dim")? {
+                Some(head_dim) => head_dim,
+                None => {
+                    layers::note(defaulted, "global_head_dim");
+                    global
+                }
+            });
+        }
+        if matches!(family.head, Head::Said | Head::Default(_)) {
+            for key in ["head_dim", "kv_channels", "attention_head_dim"] {
+                if let Some(head_dim) = whole(file, key)? {
+                    return Ok(head_dim);
+                }
+            }
+        }
+        let hidden = ["hidden_size", "n_embd", "d_model", "dim", "embed_dim"];
+        let heads = [
+            "num_attention_heads",
+            "n_head",
+            "num_heads",
+            "n_heads",
+            "encoder_attention_heads",
+            "decoder_num_attention_heads",
+        ];
+        let first = |keys: &[&'static str]| -> Result<Option<(&'static str, u32)>> {
+            for &key in keys {
+                if let Some(value) = whole(file, key)? {
+                    return Ok(Some((key, value)));
+                }
+            }
+            Ok(None)
+        };
+        let mut said = (first(&hidden)?, first(&heads)?);
+        if let (Head::Default(head_dim), true) = (
+            family.head,
+            !file.contains_key("head_dim") || said.0.is_none(),
+        ) {
+            layers::note(defaulted, "head_dim");
+            return Ok(head_dim);
+        }
+        // What the class has where the file says nothing of its size.
+        let class = SIZES
+            .iter()
+            .find(|(names, _)| self.name.is_some_and(|name| names.contains(&name)));
+        if let Some((_, [hidden, heads])) = class {
+            if !file.contains_key("head_dim") {
+                for (said, key, default) in [
+                    (&mut said.0, "hidden_size", *hidden),
+                    (&mut said.1, "num_attention_heads", *heads),
+                ] {
+                    if said.is_none() {
+                        layers::note(defaulted, key);
+                        *said = Some((key, default));
+                    }
+                }
+            }
+        }
+        match said {
+            (Some((_, hidden)), Some((key, heads))) => {
+                let twice = if family.head == Head::Zamba { 2 } else { 1 };
+                quotient(key, hidden.saturating_mul(twice), heads)
+            }
+            (Some(_), None) => Err(missing("num_attention_heads")),
+            (None, Some(_)) => Err(missing("hidden_size")),
+            (None, None) => match whole(file, "head_dim")? {
+                // A file of little more than this.
+                Some(head_dim) => Ok(head_dim),
+                None => Err(missing("head_dim")),
+            },
+        }
+    }
+
+    fn axes(&self, set: &Object, pairs: u32, defaulted: &mut Vec<&'static str>) -> Result<Axes> {
+        let family = self.family;
+        if present(set, "xdrope_section").is_some() {
+            return Err(RopeError::config(
+                "xdrope_section",
+                "turns the two channels of a pair by different axes, which is no rotation",
+                "one",
+            ));
+        }
+        let given = wholes(set, "mrope_section")?;
+        let scheme = match (family.axes, &given) {
+            (TextAxes::One, None) => return Ok(Axes::One),
+            (TextAxes::One, Some(_)) if flag(set, "mrope_interleaved")? == Some(true) => {
+                TextAxes::Interleaved([0; 3])
+            }
+            (TextAxes::One, Some(_)) => TextAxes::Sectioned([0; 3]),
+            (scheme, _) => scheme,
+        };
+        let fault = |rule: String, sections: &[u32]| {
+            Err(RopeError::config(
+                "mrope_section",
+                rule,
+                format!("{sections:?}"),
+            ))
+        };
+        let default = match scheme {
+            TextAxes::Alternating => return Ok(Axes::Alternating),
+            TextAxes::One => return Ok(Axes::One),
+            TextAxes::Sectioned(sections) | TextAxes::Interleaved(sections) => sections,
+            TextAxes::SpatialFirst(each) => [each, each, 0],
+        };
+        let sections = given.unwrap_or_else(|| {
+            layers::note(defaulted, "mrope_section");
+            default.to_vec()
+        });
+        let sum: u64 = sections.iter().map(|&section| u64::from(section)).sum();
+        match (scheme, &sections[..]) {
+            (TextAxes::Sectioned(_), sections) => {
+                if sum != u64::from(pairs) {
+                    return fault(format!("must add up to {pairs} pairs"), sections);
+                }
+                Ok(Axes::Sectioned(sections.to_vec()))
+            }
+            (TextAxes::Interleaved(_), &[_, height, width]) => {
+                Ok(Axes::Interleaved { height, width })
+            }
+            (TextAxes::SpatialFirst(_), &[height, width, ..]) => {
+                if height != width || height > pairs / 2 {
+                    return fault(
+                        format!("must begin with height and width alike, within {pairs} pairs"),
+                        &sections,
+                    );
+                }
+                Ok(Axes::SpatialFirst { each: height })
+            }
+            (_, sections) => fault("must have three numbers".into(), sections),
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn fault(text: &str) -> String {
-        read_config(text).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn both_forms_say_the_same() -> Result<()> {
-        let old = r#"{"model_type": "llama", "hidden_size": 2048, "num_attention_heads": 32, "rope_theta": 500000.0,
-            "rope_scaling": {"type": "linear", "factor": 4}}"#;
-        let new = r#"{"model_type": "llama", "head_dim": 64, "rope_parameters": {"rope_theta": 500000.0,
-            "rope_type": "linear", "factor": 4}, "rope_scaling": null}"#;
-        let rope = read_config(old)?;
-        assert_eq!(rope, read_config(new)?);
-        assert_eq!(rope.family, Some("llama"));
-        assert!(rope.defaulted.is_empty());
-        assert_eq!(
-            rope.config,
-            RopeConfig::new(64)
-                .with_theta(5e5)
-                .with_scaling(Scaling::Linear { factor: 4.0 })
-        );
-        // 36 * 0.9 is 32.4: cut off, not rounded.
-        let partial =
-            read_config(r#"{"head_dim": 36, "rope_theta": 1e4, "partial_rotary_factor": 0.9}"#)?;
-        assert_eq!(partial.config.rotary_dim(), 32);
-        // What a family's class would take, and that it was taken.
-        let mixtral = read_config(r#"{"model_type": "mixtral", "head_dim": 128}"#)?;
-        assert_eq!(mixtral.config.theta(), 1e6);
-        assert_eq!(mixtral.defaulted, ["rope_theta"]);
-        let qwen3 = read_config(
-            r#"{"model_type": "qwen3", "rope_theta": 1e6, "hidden_size": 1024, "num_attention_heads": 16}"#,
-        )?;
-        assert_eq!(qwen3.config.head_dim(), 128);
-        assert_eq!(qwen3.defaulted, ["head_dim"]);
-        Ok(())
-    }
-
-    #[test]
-    fn scalings_are_read_with_their_rules() -> Result<()> {
-        let scaled = |more: &str, scaling: &str| {
-            let text = format!(
-                r#"{{"head_dim": 4, "rope_theta": 10000, "max_position_embeddings": 400, {more} "rope_scaling": {scaling}}}"#
-            );
-            Ok::<_, RopeError>(read_config(&text)?.config)
-        };
-        let config = |scaling| RopeConfig::new(4).with_scaling(scaling);
-        assert_eq!(
-            scaled(
-                "",
-                r#"{"type": "yarn", "factor": null, "original_max_position_embeddings": 100}"#
-            )?,
-            config(Scaling::Yarn(Yarn::new(4.0, 100.0)))
-        );
-        let yarn = r#"{"type": "yarn", "factor": 8, "beta_fast": 20, "beta_slow": 0, "mscale": 1.0, "mscale_all_dim": 0.5,
-            "truncate": false, "attention_factor": 2.0, "original_max_position_embeddings": 100}"#;
-        assert_eq!(
-            // Beside the dictionary it counts for more.
-            scaled(r#""original_max_position_embeddings": 50,"#, yarn)?,
-            config(Scaling::Yarn(
-                Yarn::new(8.0, 50.0)
-                    .with_betas(20.0, 1.0)
-                    .with_mscale(Some(1.0), Some(0.5))
-                    .with_truncate(false)
-            ))
-            .with_attention_factor(2.0)
-        );
-        assert_eq!(
-            scaled("", r#"{"rope_type": "dynamic", "factor": 2}"#)?,
-            config(Scaling::Dynamic {
-                factor: 2.0,
-                max_position_embeddings: 400.0
-            })
-        );
-        let longrope = r#"{"type": "su", "short_factor": [1, 2], "long_factor": [3, 4.5]}"#;
-        assert_eq!(
-            scaled(r#""original_max_position_embeddings": 100,"#, longrope)?,
-            config(Scaling::LongRope {
-                short_factor: vec![1.0, 2.0],
-                long_factor: vec![3.0, 4.5],
-                original_max_position_embeddings: 100.0,
-                factor: 4.0
-            })
-        );
-        let fault = scaled(
-            "",
-            r#"{"type": "su", "short_factor": [1, "x"], "long_factor": [3, 4.5]}"#,
-        );
-        assert_eq!(
-            fault.map_err(|error| error.to_string()),
-            Err("short_factor: must be a list of numbers, got something else".to_owned())
-        );
-        Ok(())
-    }
-
-    #[test]
-    fn faults_name_the_key() {
-        for (text, expected) in [
-            ("[1]", "config.json: must be an object, got [1]"),
-            (r#"{"head_dim": 64}"#, "rope_theta: must be given, got none"),
-            (
-                r#"{"model_type": "llama"}"#,
-                "head_dim: must be given, got none",
-            ),
-            (
-                r#"{"model_type": "bert"}"#,
-                "model_type: must be one of llama, mistral, mixtral, qwen2, qwen3, got bert",
-            ),
-            (
-                r#"{"head_dim": -1, "rope_theta": 1}"#,
-                "head_dim: must be a whole number below 2^32, got -1",
-            ),
-            (
-                r#"{"head_dim": 64, "rope_theta": "x"}"#,
-                "rope_theta: must be a number, got \"x\"",
-            ),
-            (
-                r#"{"head_dim": 64, "rope_theta": 0}"#,
-                "theta: must be a positive finite number, got 0",
-            ),
-            (
-                r#"{"hidden_size": 65, "num_attention_heads": 2, "rope_theta": 1}"#,
-                "num_attention_heads: must divide hidden_size 65, got 2",
-            ),
-            (
-                r#"{"head_dim": 64, "rope_theta": 1, "rope_scaling": {"rope_type": "new"}}"#,
-                "rope_type: must be default, linear, dynamic, yarn, longrope or llama3, got new",
-            ),
-            (
-                r#"{"head_dim": 64, "rope_theta": 1, "rope_scaling": {"type": "llama3", "factor": 8}}"#,
-                "low_freq_factor: must be given, got none",
-            ),
-            (
-                r#"{"head_dim": 64, "rope_theta": 1, "rope_scaling": {"type": "default", "mrope_section": [1]}}"#,
-                "mrope_section: is not known yet, got [1]",
-            ),
-            (
-                r#"{"head_dim": 64, "rope_theta": 1, "rope_parameters": 3}"#,
-                "rope_parameters: must be an object, got 3",
-            ),
-            (
-                r#"{"head_dim": 64, "rope_theta": 1, "partial_rotary_factor": 1.5}"#,
-                "partial_rotary_factor: must be above 0 and at most 1, got 1.5",
-            ),
-        ] {
-            assert_eq!(fault(text), expected);
-        }
-        assert!(fault("{").starts_with("config.json: must be JSON, got EOF"));
-    }
-}
+mod tests;

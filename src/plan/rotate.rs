@@ -23,8 +23,8 @@ pub struct Placement {
 /// How an invocation takes hold of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Path {
-    /// One invocation takes a whole head: 16-bit pairs that lie across words in odd ways.
-    Heads,
+    /// A workgroup takes the window of a head: pairs that move, and 16-bit pairs that lie across words in odd ways.
+    Windows,
     /// Two u32 words.
     Words,
     /// Twice 16 bytes.
@@ -32,12 +32,12 @@ enum Path {
 }
 
 impl Path {
-    /// Bytes of the unit that addresses count in; elements for whole heads.
+    /// Bytes of the unit that addresses count in; elements for whole windows.
     fn unit(self, element: ElementType) -> u64 {
         match self {
             Self::Quads => 16,
             Self::Words => 4,
-            Self::Heads => element.bytes(),
+            Self::Windows => element.bytes(),
         }
     }
 
@@ -48,7 +48,7 @@ impl Path {
             (Self::Quads, _) => pairs / 8,
             (Self::Words, 4) => pairs,
             (Self::Words, _) => pairs / 2,
-            (Self::Heads, _) => 1,
+            (Self::Windows, _) => 1,
         }
     }
 }
@@ -102,6 +102,20 @@ impl RopePlan {
             spec: spec.clone(),
             limits: *limits,
         };
+        for (operand, side) in spec.sides() {
+            let needed = u64::from(plan.window_words(side.element)) * 4;
+            let allowed = limits.max_compute_workgroup_storage_size;
+            // Whether it takes this path depends on its placement too; 16-bit views whose windows start on odd elements always do.
+            let path = Placed::new(&plan, operand, Resource::Query, side, 0)?.path(spec);
+            if path == Path::Windows && needed > allowed.into() {
+                return Err(RopeError::Limit {
+                    limit: "max_compute_workgroup_storage_size",
+                    operand,
+                    needed,
+                    allowed: allowed.into(),
+                });
+            }
+        }
         // Whatever can fail for the tensors themselves fails here and not at the first binding.
         plan.dispatches(Placement::default())?;
         limits.check_binding("table", plan.row_bytes())?;
@@ -157,7 +171,7 @@ impl RopePlan {
 
     /// Invocations that share a head.
     fn lanes(&self, path: Path, element: ElementType) -> u32 {
-        path.lanes(element, self.spec.config.rotated_pairs())
+        path.lanes(element, self.spec.idle.rotated)
     }
 
     /// Bytes of the table's rows that all planned tokens read.
@@ -205,7 +219,7 @@ impl RopePlan {
     /// Query and key in one dispatch, where they hold the same type and each fits a binding and a grid whole.
     fn joint(&self, query: &Placed, key: &Placed, shared: bool) -> Result<Option<PlannedDispatch>> {
         let path = query.path(&self.spec).min(key.path(&self.spec));
-        if query.side.element != key.side.element || path == Path::Heads {
+        if query.side.element != key.side.element {
             return Ok(None);
         }
         let whole = |placed: &Placed| {
@@ -218,9 +232,9 @@ impl RopePlan {
             q_bound = q_bound.start.min(k_bound.start)..q_bound.end.max(k_bound.end);
             k_bound = q_bound.clone();
         }
-        let lanes = self.lanes(path, query.side.element);
         let fits = |window: &Window, bound: &Range<u64>| {
-            bound.end - bound.start <= self.limits.binding() && self.fits_grid(window, lanes)
+            bound.end - bound.start <= self.limits.binding()
+                && self.fits_grid(window, path, query.side.element)
         };
         // Each fits half a grid along x, so both fit one.
         let both = Window {
@@ -240,9 +254,13 @@ impl RopePlan {
         touched.start / alignment * alignment..touched.end
     }
 
-    /// Workgroups across a token for this many invocations, and the size of each: as few workgroups as possible, with little
-    /// idle in the last.
-    fn across(&self, items: u32) -> (u32, u32) {
+    /// Workgroups across a token for so many groups of heads, and the size of each: as few workgroups as possible, with little
+    /// idle in the last; or one for each window. None past u32.
+    fn across(&self, path: Path, element: ElementType, groups: u32) -> Option<(u32, u32)> {
+        let items = match path {
+            Path::Windows => self.window_words(element),
+            _ => groups.checked_mul(self.lanes(path, element))?,
+        };
         let workgroup = self.spec.workgroup.unwrap_or_else(|| {
             let most = self.limits.invocations().min(256);
             // Whole vectors of a CPU, whole subgroups of a GPU.
@@ -250,16 +268,28 @@ impl RopePlan {
             let groups = items.div_ceil(most);
             items.div_ceil(groups).next_multiple_of(step).min(most)
         });
-        (items.div_ceil(workgroup), workgroup)
+        let across = match path {
+            Path::Windows => groups,
+            _ => items.div_ceil(workgroup),
+        };
+        Some((across, workgroup))
+    }
+
+    /// Words that may hold the rotary window of a head.
+    fn window_words(&self, element: ElementType) -> u32 {
+        match element.bytes() {
+            4 => self.spec.config.rotary_dim(),
+            _ => self.spec.config.rotary_dim() / 2 + 1,
+        }
     }
 
     /// Whether a window fits a grid however few heads an invocation takes.
-    fn fits_grid(&self, window: &Window, lanes: u32) -> bool {
+    fn fits_grid(&self, window: &Window, path: Path, element: ElementType) -> bool {
         let most = self.limits.workgroups();
         count(&window.tokens).max(count(&window.batch)) <= most
-            && count(&window.heads)
-                .checked_mul(lanes)
-                .is_some_and(|items| self.across(items).0 <= most)
+            && self
+                .across(path, element, count(&window.heads))
+                .is_some_and(|(across, _)| across <= most)
     }
 
     /// Heads per invocation for each tensor: the largest divisor of its head count up to the target.
@@ -301,7 +331,7 @@ impl RopePlan {
             count(&window.heads),
             key.map_or(0, |(_, window, _)| count(&window.heads)),
         ];
-        let per = if path == Path::Heads {
+        let per = if path == Path::Windows {
             [1, 1]
         } else {
             let tokens = u64::from(count(&window.tokens)) * u64::from(count(&window.batch));
@@ -312,8 +342,7 @@ impl RopePlan {
         let groups = [heads[0] / per[0], heads[1] / per[1]];
         let (across, workgroup) = groups[0]
             .checked_add(groups[1])
-            .and_then(|groups| groups.checked_mul(lanes))
-            .map(|items| self.across(items))
+            .and_then(|groups| self.across(path, element, groups))
             .ok_or_else(|| RopeError::overflow("heads", "invocations of a token must fit u32"))?;
 
         let word = |wide: u64, operand| {
@@ -339,7 +368,13 @@ impl RopePlan {
                 stride(layout.head_stride, &window.heads)?,
             ]);
         }
-        let interleaved = spec.config.pairing() == Pairing::Interleaved;
+        let pairing = spec.config.pairing();
+        let block = pairs / pairing.blocks();
+        let distance = if pairing.reads_interleaved() && !pairing.moves() {
+            1
+        } else {
+            word(u64::from(block) * element.bytes() / unit, "distance")?
+        };
         let (row_batch, row_token) = spec.rows.strides(spec.tokens);
         uniform.extend([
             word(spec.row(window.batch.start, window.tokens.start), "rows")?,
@@ -348,21 +383,23 @@ impl RopePlan {
             // Entries of a row, padded to an even number; counted in units of two for 16-byte loads.
             match path {
                 Path::Quads => pairs.div_ceil(2),
-                Path::Words | Path::Heads => pairs.next_multiple_of(2),
+                Path::Words | Path::Windows => pairs.next_multiple_of(2),
             },
         ]);
-        uniform.extend([
-            if interleaved {
-                1
-            } else {
-                word(u64::from(pairs) * element.bytes() / unit, "distance")?
-            },
-            groups[0],
-            groups[1],
-            0,
-        ]);
+        uniform.extend([distance, groups[0], groups[1], 0]);
         uniform.extend([count(&window.tokens), count(&window.batch), 0, 0]);
 
+        // Constants that a path does not read are the same for all plans, so that pipelines are shared.
+        let blocked = match pairing {
+            Pairing::HalfSplitBlocks(2..) if path != Path::Windows => distance,
+            _ => lanes,
+        };
+        let staged = if path == Path::Windows {
+            self.window_words(element)
+        } else {
+            1
+        };
+        let flag = |value: bool| f64::from(u8::from(value));
         let two = key.is_some() && !shared;
         let mut bindings = vec![
             PlannedBinding::new(0, Resource::Uniform, 0..uniform.len() as u64 * 4),
@@ -378,21 +415,28 @@ impl RopePlan {
                 (Path::Quads, true) => "quads_two",
                 (Path::Words, false) => "words_one",
                 (Path::Words, true) => "words_two",
-                (Path::Heads, _) => "heads_one",
+                (Path::Windows, false) => "windows_one",
+                (Path::Windows, true) => "windows_two",
             },
             constants: vec![
                 ("WORKGROUP", workgroup.into()),
                 ("LANES", lanes.into()),
-                ("PAIRS", spec.config.rotated_pairs().into()),
+                ("PAIRS", spec.idle.rotated.into()),
+                ("KEEP", flag(spec.idle.within)),
+                ("ELEMENT", element.constant()),
+                ("INTERLEAVED", flag(pairing.reads_interleaved())),
+                ("WRITES_INTERLEAVED", flag(pairing.writes_interleaved())),
+                ("BLOCK", blocked.into()),
                 (
-                    "ELEMENT",
-                    match element {
-                        ElementType::F32 => 0.0,
-                        ElementType::F16 => 1.0,
-                        ElementType::Bf16 => 2.0,
-                    },
+                    "WINDOW",
+                    if path == Path::Windows {
+                        spec.config.rotary_dim()
+                    } else {
+                        1
+                    }
+                    .into(),
                 ),
-                ("INTERLEAVED", f64::from(u8::from(interleaved))),
+                ("STAGED", staged.into()),
                 ("QUERY_HEADS", per[0].into()),
                 ("KEY_HEADS", per[1].into()),
                 ("QUERY_AT_ONCE", at_once[0].into()),
@@ -506,23 +550,25 @@ impl Placed {
     /// in the buffer; windows start whole strides further on.
     fn path(&self, spec: &RotateSpec) -> Path {
         let (layout, bytes) = (self.side.layout, self.side.element.bytes());
-        let pairs = spec.config.rotary_dim() / 2;
+        let pairing = spec.config.pairing();
+        let block = spec.config.rotary_dim() / 2 / pairing.blocks();
         let fits = |unit: u64| {
             let stride =
                 |stride: u64, count: u32| count <= 1 || (stride * bytes).is_multiple_of(unit);
-            self.slice(spec, 0, 0, 0).is_multiple_of(unit)
+            !pairing.moves()
+                && self.slice(spec, 0, 0, 0).is_multiple_of(unit)
                 && stride(layout.batch_stride, spec.batch)
                 && stride(layout.token_stride, spec.tokens)
                 && stride(layout.head_stride, layout.heads)
-                && (u64::from(pairs) * bytes).is_multiple_of(unit)
-                && (u64::from(spec.config.rotated_pairs()) * bytes).is_multiple_of(unit)
+                && (u64::from(block) * bytes).is_multiple_of(unit)
+                && (u64::from(spec.idle.rotated) * bytes).is_multiple_of(unit)
         };
         if fits(16) {
             Path::Quads
         } else if fits(4) {
             Path::Words
         } else {
-            Path::Heads
+            Path::Windows
         }
     }
 
@@ -549,7 +595,7 @@ impl Placed {
         out: &mut Vec<Window>,
     ) -> Result<()> {
         let (most, layout) = (plan.limits.workgroups(), self.side.layout);
-        let lanes = plan.lanes(path, self.side.element);
+        let element = self.side.element;
         let size = |window: &Window| {
             let bound = plan.bound(self.touched(&plan.spec, window));
             bound.end - bound.start
@@ -559,12 +605,14 @@ impl Placed {
             (Axis::Tokens, most)
         } else if count(&window.batch) > most {
             (Axis::Batch, most)
-        } else if !plan.fits_grid(&window, lanes) {
+        } else if !plan.fits_grid(&window, path, element) {
             if count(&window.heads) == 1 {
                 return Err(RopeError::Limit {
                     limit: "max_compute_workgroups_per_dimension",
                     operand: self.operand,
-                    needed: plan.across(lanes).0.into(),
+                    needed: plan
+                        .across(path, element, 1)
+                        .map_or(u64::MAX, |(x, _)| x.into()),
                     allowed: most.into(),
                 });
             }

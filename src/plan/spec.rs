@@ -2,6 +2,7 @@
 
 use crate::config::RopeConfig;
 use crate::error::{Result, RopeError};
+use crate::frequencies::Frequencies;
 use crate::layout::{ElementType, HeadLayout};
 
 /// Most heads that one invocation rotates with the same cos and sin.
@@ -52,8 +53,18 @@ pub struct RotateSpec {
     pub(super) query: Side,
     pub(super) key: Option<Side>,
     pub(super) rows: Rows,
+    pub(super) idle: Idle,
     pub(super) heads_per_invocation: Option<u32>,
     pub(super) workgroup: Option<u32>,
+}
+
+/// Pairs that are left alone, bit for bit: `1 x - 0 y` would not be x where y is infinite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Idle {
+    /// Pairs before the first of those at the end of the window.
+    pub(super) rotated: u32,
+    /// Whether there are others before that: then any entry (1, 0) leaves its pair alone.
+    pub(super) within: bool,
 }
 
 /// One tensor of a rotation.
@@ -84,6 +95,10 @@ impl RotateSpec {
             },
             key: None,
             rows: Rows::Shared,
+            idle: Idle {
+                rotated: config.rotated_pairs(),
+                within: false,
+            },
             heads_per_invocation: None,
             workgroup: None,
         }
@@ -105,6 +120,24 @@ impl RotateSpec {
     #[must_use]
     pub fn with_rows(self, rows: Rows) -> Self {
         Self { rows, ..self }
+    }
+
+    /// Leaves alone, bit for bit, the pairs that have no frequency and no factor in these frequencies. A configuration tells by itself
+    /// ([`Scaling::Proportional`](crate::Scaling::Proportional)); frequencies that are given ([`Frequencies::from_pairs`]) have to say so. Where
+    /// such pairs stand before others, a position that does not turn (0, and what a table leaves alone) leaves its pairs alone
+    /// too.
+    #[must_use]
+    pub fn with_frequencies(self, frequencies: &Frequencies) -> Self {
+        let idle = (0..frequencies.len()).map(|k| frequencies.is_idle(k));
+        let rotated = idle.clone().rposition(|idle| !idle).map_or(0, |k| k + 1);
+        Self {
+            idle: Idle {
+                // One pair at least, so that there is something to dispatch: its entries are (1, 0).
+                rotated: u32::try_from(rotated.max(1)).unwrap_or(u32::MAX),
+                within: rotated == 0 || idle.take(rotated).any(|idle| idle),
+            },
+            ..self
+        }
     }
 
     /// At most this many heads (1 to 8) for one load of cos and sin; the largest divisor of the head count up to it is
@@ -156,6 +189,12 @@ impl RotateSpec {
         self.key.map(|key| (key.layout, key.element))
     }
 
+    /// Whether pair `k` stays as it is (though it may move), given its entry.
+    pub(crate) fn leaves_alone(&self, k: usize, [cos, sin]: [f32; 2]) -> bool {
+        let is_identity = cos.to_bits() == 1.0_f32.to_bits() && sin.to_bits() == 0;
+        k >= self.idle.rotated as usize || (self.idle.within && is_identity)
+    }
+
     /// The table row that a token reads.
     #[must_use]
     pub fn row(&self, batch: u32, token: u32) -> u64 {
@@ -200,6 +239,13 @@ impl RotateSpec {
                 heads,
             ));
         }
+        if self.idle.rotated > self.config.rotary_dim() / 2 {
+            return Err(RopeError::config(
+                "frequencies",
+                format!("must be at most {} pairs", self.config.rotary_dim() / 2),
+                self.idle.rotated,
+            ));
+        }
         if self.workgroup == Some(0) {
             return Err(RopeError::layout("workgroup", "must be at least 1", 0));
         }
@@ -220,7 +266,7 @@ impl RotateSpec {
         Ok(())
     }
 
-    fn sides(&self) -> impl Iterator<Item = (&'static str, Side)> {
+    pub(super) fn sides(&self) -> impl Iterator<Item = (&'static str, Side)> {
         [("query", Some(self.query)), ("key", self.key)]
             .into_iter()
             .filter_map(|(name, side)| Some((name, side?)))

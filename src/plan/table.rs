@@ -1,10 +1,14 @@
-//! Tables as data: rows, their width, the constants of every pair, and the dispatches that fill them.
+//! Tables as data: rows, their width, what they are made from, and the dispatches that fill them.
 
 use std::ops::Range;
 
 use super::{Limits, PlannedBinding, PlannedDispatch, Resource, check_dispatches};
+use crate::config::MAX_HEAD_DIM;
 use crate::error::{Result, RopeError};
 use crate::frequencies::{Direction, Frequencies};
+use crate::layout::ElementType;
+use crate::positions::AxisOrder;
+use crate::turns::{MAX_F32_EXPONENT, MIN_F32_EXPONENT, TableFactor, TurnRate, f32_weight};
 
 /// How angles are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -13,71 +17,207 @@ pub enum Angles {
     /// Position times frequency, exact: correctly rounded cos and sin at every position.
     #[default]
     Exact,
+    /// Position and frequency rounded to f32, and their product too, as frameworks compute them; cos and sin are the correctly rounded
+    /// ones of that angle. A model was trained with such angles: at position p they are off by up to p * 2^-24 radians for the fastest pair.
+    /// For parity to the last bit pass the model's own f32 `inv_freq` to [`Frequencies::from_pairs`].
+    F32,
 }
 
 /// Where the position of a table row comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PositionSource {
-    /// Row r is position `start + r`.
+    /// Row r is position `start + r` on all axes.
     From(i32),
-    /// A buffer holds the first position of each run of this many rows: row r is position `ids[r / run] + r % run`. A run of 1
+    /// A buffer holds the first position of each run of this many rows: row r is position `ids[r / run] + r % run` on all axes. A run of 1
     /// is an id for every row; a run as long as the table is one start for all.
     Runs(u32),
+    /// A buffer holds an id for every row and axis.
+    PerAxis(AxisOrder),
+    /// A buffer holds an f32 coordinate for every row and axis. It goes with [`Angles::F32`].
+    Coordinates(AxisOrder),
+}
+
+/// A caller's own cos and sin: two tensors `[positions, columns]`, as the caches of ONNX's `RotaryEmbedding`, or
+/// `[batch, tokens, columns]` where each token has its own (a position is then the row's own number).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CacheLayout {
+    /// Rows of each tensor.
+    pub positions: u32,
+    /// Values of a row, of which the first `pairs` are read.
+    pub columns: u32,
+    /// Pairs of the rotation.
+    pub pairs: u32,
+    /// The type of the values.
+    pub element: ElementType,
+}
+
+impl CacheLayout {
+    /// The bytes of each of the two tensors, whole words.
+    ///
+    /// # Errors
+    /// [`RopeError::Layout`] for no positions, no pairs, or fewer columns than pairs; [`RopeError::Overflow`] past the indices of a
+    /// binding.
+    pub fn bytes(&self) -> Result<u64> {
+        if self.positions == 0 || self.pairs == 0 {
+            return Err(RopeError::layout(
+                "cache",
+                "must have at least one position and one pair",
+                format!("[{}, {}]", self.positions, self.pairs),
+            ));
+        }
+        if self.columns < self.pairs {
+            return Err(RopeError::layout(
+                "cache",
+                format!("must have a column for each of {} pairs", self.pairs),
+                self.columns,
+            ));
+        }
+        u64::from(self.positions)
+            .checked_mul(u64::from(self.columns))
+            .filter(|elements| *elements < u64::from(u32::MAX))
+            .map(|elements| (elements * self.element.bytes()).next_multiple_of(4))
+            .ok_or_else(|| RopeError::overflow("cache", "elements must be fewer than 2^32 - 1"))
+    }
+}
+
+/// What the rows of a table are to hold.
+///
+/// ```
+/// use wgpu_rope::{Angles, Direction, Frequencies, RopeConfig, TableSpec};
+/// let frequencies = Frequencies::new(&RopeConfig::new(128))?;
+/// let exact = TableSpec::new(&frequencies);
+/// let back_as_trained = TableSpec::new(&frequencies).with_angles(Angles::F32).with_direction(Direction::Inverse);
+/// # let _ = (exact, back_as_trained);
+/// # Ok::<(), wgpu_rope::RopeError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct TableSpec {
+    pub(crate) content: Content,
+    pub(crate) direction: Direction,
+}
+
+/// Where entries come from.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Content {
+    Frequencies(Frequencies, Angles),
+    Cache(CacheLayout),
+}
+
+impl TableSpec {
+    /// Exact cos and sin of position times frequency, forward.
+    #[must_use]
+    pub fn new(frequencies: &Frequencies) -> Self {
+        Self {
+            content: Content::Frequencies(frequencies.clone(), Angles::Exact),
+            direction: Direction::Forward,
+        }
+    }
+
+    /// The caller's own cos and sin. Backward, sin is negated; [`Direction::Inverse`] also divides both by `cos^2 + sin^2`.
+    #[must_use]
+    pub fn cached(cache: CacheLayout) -> Self {
+        Self {
+            content: Content::Cache(cache),
+            direction: Direction::Forward,
+        }
+    }
+
+    /// How angles are made. Without effect on a cache.
+    #[must_use]
+    pub fn with_angles(self, angles: Angles) -> Self {
+        let content = match self.content {
+            Content::Frequencies(frequencies, _) => Content::Frequencies(frequencies, angles),
+            cache @ Content::Cache(_) => cache,
+        };
+        Self { content, ..self }
+    }
+
+    /// Which way the table turns.
+    #[must_use]
+    pub fn with_direction(self, direction: Direction) -> Self {
+        Self { direction, ..self }
+    }
+
+    /// Entries of a row: pairs of the model.
+    #[must_use]
+    pub fn pairs(&self) -> usize {
+        match &self.content {
+            Content::Frequencies(frequencies, _) => frequencies.len(),
+            Content::Cache(cache) => cache.pairs as usize,
+        }
+    }
+
+    /// How many axes a position has.
+    #[must_use]
+    pub fn axes(&self) -> u32 {
+        match &self.content {
+            Content::Frequencies(frequencies, _) => frequencies.axes(),
+            Content::Cache(_) => 1,
+        }
+    }
+
+    /// The factor of the entries; a cache's are as they are.
+    pub(crate) fn factor(&self) -> Result<TableFactor> {
+        match &self.content {
+            Content::Frequencies(frequencies, _) => frequencies.factor(self.direction),
+            Content::Cache(_) => TableFactor::new(1.0),
+        }
+    }
 }
 
 /// A validated cos/sin table: rows, their width, and the constants of every pair.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TablePlan {
+    spec: TableSpec,
     rows: u32,
-    pairs: Vec<u32>,
     width: u32,
-    factor: crate::turns::TableFactor,
-    direction: Direction,
+    pairs: Vec<u32>,
+    factor: TableFactor,
     limits: Limits,
 }
 
 impl TablePlan {
-    /// Plans a table of `rows` rows, one entry of (cos, sin) for every pair of the frequencies.
+    /// Plans a table of `rows` rows, one entry of (cos, sin) for every pair.
     ///
     /// # Errors
-    /// [`RopeError::Layout`] for no rows; [`RopeError::Limit`] where the table is larger than a binding (make it smaller
-    /// and fill it for each step).
-    pub fn new(
-        frequencies: &Frequencies,
-        rows: u32,
-        angles: Angles,
-        direction: Direction,
-        limits: &Limits,
-    ) -> Result<Self> {
-        let Angles::Exact = angles;
+    /// [`RopeError::Layout`] for no rows; those of [`CacheLayout::bytes`]; [`RopeError::Limit`] where the table or a cache is larger than a
+    /// binding (make it smaller and fill it for each step).
+    pub fn new(spec: &TableSpec, rows: u32, limits: &Limits) -> Result<Self> {
         limits.validate()?;
         if rows == 0 {
             return Err(RopeError::layout("table rows", "must be at least 1", 0));
         }
-        let width = u32::try_from(frequencies.len())
+        let width = u32::try_from(spec.pairs())
             .ok()
-            .filter(|width| *width <= crate::config::MAX_HEAD_DIM)
+            .filter(|width| *width <= MAX_HEAD_DIM)
             .ok_or_else(|| RopeError::overflow("pairs", "must be at most 65,536"))?;
-        let pairs = frequencies
-            .turn_rates(direction)?
-            .into_iter()
-            .flat_map(|rate| {
-                let [a, b, c, d] = rate.words();
-                [a, b, c, d, u32::from(rate.negative) << 31, 0, 0, 0]
-            })
-            .collect();
+        let pairs = match &spec.content {
+            Content::Frequencies(frequencies, angles) => {
+                pair_words(frequencies, *angles, spec.direction)?
+            }
+            Content::Cache(cache) => {
+                limits.check_binding("cache", cache.bytes()?)?;
+                Vec::new()
+            }
+        };
         let plan = Self {
+            spec: spec.clone(),
             rows,
-            pairs,
             width,
-            factor: frequencies.factor(direction)?,
-            direction,
+            pairs,
+            factor: spec.factor()?,
             limits: *limits,
         };
         limits.check_binding("table", plan.bytes())?;
         limits.check_binding("frequencies", plan.pairs.len() as u64 * 4)?;
         Ok(plan)
+    }
+
+    /// What was asked for.
+    #[must_use]
+    pub fn spec(&self) -> &TableSpec {
+        &self.spec
     }
 
     /// Rows of the table.
@@ -98,20 +238,27 @@ impl TablePlan {
         self.width.next_multiple_of(2)
     }
 
-    /// Bytes of the table: an entry is cos and sin, two u32 words with the bits of f32 values.
+    /// Bytes of the rows: an entry is cos and sin, two u32 words with the bits of f32 values.
+    #[must_use]
+    pub fn row_bytes(&self) -> u64 {
+        u64::from(self.rows) * u64::from(self.row_stride()) * 8
+    }
+
+    /// Bytes of the table's buffer: the rows, and 16 more whose first word counts faults.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        u64::from(self.rows) * u64::from(self.row_stride()) * 8
+        self.row_bytes() + 16
     }
 
     /// Which way the table turns.
     #[must_use]
     pub fn direction(&self) -> Direction {
-        self.direction
+        self.spec.direction
     }
 
-    /// The words of the frequencies' buffer (binding 1): for each pair four words of its rate in turns, least significant
-    /// first, its sign in the top bit of the fifth, and three words of padding.
+    /// The words of the frequencies' buffer (binding 1). For each pair: four words of its rate in turns, least significant
+    /// first; its sign in the top bit of the fifth; its axis; the bits of its f32 frequency; one word of padding. For f32 angles four
+    /// words of each power of two from 2^-123 to 2^24 radians in turns follow. Empty for a cache.
     #[must_use]
     pub fn pairs(&self) -> &[u32] {
         &self.pairs
@@ -123,74 +270,133 @@ impl TablePlan {
         &self.limits
     }
 
-    /// How many rows a buffer of this many positions can fill.
+    /// How many rows a buffer of this many positions can fill; for a constant start, how many rows a cache has from there on.
     #[must_use]
     pub fn rows_served(&self, source: PositionSource, positions: u64) -> u32 {
         let served = match source {
-            PositionSource::From(_) => u64::MAX,
+            PositionSource::From(start) => match &self.spec.content {
+                Content::Frequencies(..) => u64::MAX,
+                Content::Cache(cache) => u32::try_from(start)
+                    .map_or(0, |start| cache.positions.saturating_sub(start).into()),
+            },
             PositionSource::Runs(run) => positions.saturating_mul(run.into()),
+            PositionSource::PerAxis(order) | PositionSource::Coordinates(order) => {
+                order.rows(self.spec.axes(), positions)
+            }
         };
         u32::try_from(served).unwrap_or(u32::MAX).min(self.rows)
     }
 
     /// The dispatches that fill rows from the start of the table on: one for as many rows as a grid has workgroups along a dimension
-    /// (65,535 usually). `positions` is the byte range of the buffer of positions that may be read (i32 each, its start a
-    /// multiple of 4); ignored for a constant start.
+    /// (65,535 usually). `positions` is the byte range of the buffer of positions that may be read (i32 or f32 each, its start a
+    /// multiple of 4), ignored for a constant start; `cache` the bytes at which a cache's cos and sin start, ignored for frequencies.
     ///
     /// # Errors
-    /// [`RopeError::Buffer`] for an unaligned start, no position at all or a run of 0 rows; [`RopeError::Limit`] where the
-    /// positions are more than a binding; [`RopeError::Count`] where it would take thousands of dispatches.
+    /// [`RopeError::Buffer`] for an unaligned start, no position at all, a run of 0 rows, or coordinates without f32 angles;
+    /// [`RopeError::Limit`] where the positions are more than a binding; [`RopeError::Count`] where it would take thousands of
+    /// dispatches.
     pub fn fill(
         &self,
         source: PositionSource,
         positions: Range<u64>,
+        cache: [u64; 2],
     ) -> Result<Vec<PlannedDispatch>> {
         let fault = |rule: &'static str, got: String| RopeError::Buffer {
             operand: "positions",
             rule: rule.into(),
             got,
         };
-        let alignment = self.limits.alignment();
-        let bound = positions.start / alignment * alignment;
-        let (start, run, first) = match source {
-            PositionSource::From(start) => (start, self.rows, 0),
+        let axes = self.spec.axes();
+        // Constant start, rows of a run, and the strides of the list.
+        let (start, run, axis_stride, id_stride) = match source {
+            PositionSource::From(start) => (start, self.rows, 0, 0),
             PositionSource::Runs(0) => {
                 return Err(fault("rows of a sequence must be at least 1", "0".into()));
             }
-            PositionSource::Runs(run) => {
-                if !positions.start.is_multiple_of(4) {
-                    return Err(fault(
-                        "byte offset must be a multiple of 4",
-                        positions.start.to_string(),
-                    ));
-                }
-                let first = u32::try_from((positions.start - bound) / 4)
-                    .map_err(|_| RopeError::overflow("positions", "offset must fit u32"))?;
-                (0, run, first)
+            PositionSource::Runs(run) => (0, run, 0, 1),
+            PositionSource::PerAxis(order) | PositionSource::Coordinates(order) => {
+                let (axis_stride, id_stride) = order.strides(axes);
+                (0, 1, axis_stride, id_stride)
             }
         };
+        let counted = matches!(source, PositionSource::From(_));
+        let coordinates = matches!(source, PositionSource::Coordinates(_));
+        let f32_angles = matches!(self.spec.content, Content::Frequencies(_, Angles::F32));
+        if coordinates && !f32_angles {
+            return Err(fault(
+                "coordinates go with f32 angles",
+                "exact angles or a cache".into(),
+            ));
+        }
+        if !counted && !positions.start.is_multiple_of(4) {
+            return Err(fault(
+                "byte offset must be a multiple of 4",
+                positions.start.to_string(),
+            ));
+        }
         let listed = positions.end.saturating_sub(positions.start) / 4;
         let rows = self.rows_served(source, listed);
         if rows == 0 {
-            return Err(fault(
-                "must hold at least one i32",
-                format!("{listed} of them"),
-            ));
+            return Err(if counted {
+                fault("must start within the cache", start.to_string())
+            } else {
+                let rule = "must hold the position of at least one row";
+                fault(rule, format!("{listed} of them, for {axes} axes"))
+            });
         }
-        let counted = matches!(source, PositionSource::From(_));
+
+        let alignment = self.limits.alignment();
+        // What is bound begins on the alignment; the rest of the offset is counted in words.
+        let aligned = |bytes: Range<u64>, operand: &'static str| -> Result<(Range<u64>, u32)> {
+            let bound = bytes.start / alignment * alignment..bytes.end;
+            self.limits
+                .check_binding(operand, bound.end - bound.start)?;
+            let first = u32::try_from((bytes.start - bound.start) / 4)
+                .map_err(|_| RopeError::overflow(operand, "offset must fit u32"))?;
+            Ok((bound, first))
+        };
         let mut bindings = vec![
             PlannedBinding::new(0, Resource::Uniform, 0..UNIFORM_WORDS * 4),
-            PlannedBinding::new(1, Resource::Pairs, 0..self.pairs.len() as u64 * 4),
             PlannedBinding::new(2, Resource::Rows, 0..self.bytes()),
         ];
+        let mut first = 0;
         if !counted {
             // No more of the buffer is bound than is read.
-            let read = u64::from(rows).div_ceil(run.into()) * 4;
-            let bytes = bound..positions.start + read;
-            self.limits
-                .check_binding("positions", bytes.end - bytes.start)?;
-            bindings.push(PlannedBinding::new(3, Resource::Positions, bytes));
+            let last = u64::from(axes - 1) * u64::from(axis_stride)
+                + u64::from((rows - 1) / run) * u64::from(id_stride);
+            let read = positions.start..positions.start + (last + 1) * 4;
+            let bound;
+            (bound, first) = aligned(read, "positions")?;
+            bindings.push(PlannedBinding::new(3, Resource::Positions, bound));
         }
+        let mut cached = [0; 4];
+        let mut element = ElementType::F32;
+        if let Content::Cache(layout) = &self.spec.content {
+            let bytes = layout.bytes()?;
+            let mut firsts = [0; 2];
+            let sides = [(4, Resource::Cos), (5, Resource::Sin)];
+            for ((slot, (binding, resource)), start) in firsts.iter_mut().zip(sides).zip(cache) {
+                if !start.is_multiple_of(4) {
+                    return Err(RopeError::Buffer {
+                        operand: "cache",
+                        rule: "byte offset must be a multiple of 4".into(),
+                        got: start.to_string(),
+                    });
+                }
+                let end = start
+                    .checked_add(bytes)
+                    .ok_or_else(|| RopeError::overflow("cache", "byte offsets must fit u64"))?;
+                let (bound, first) = aligned(start..end, "cache")?;
+                *slot = first;
+                bindings.push(PlannedBinding::new(binding, resource, bound));
+            }
+            cached = [layout.positions, layout.columns, firsts[0], firsts[1]];
+            element = layout.element;
+        } else {
+            let bytes = self.pairs.len() as u64 * 4;
+            bindings.insert(1, PlannedBinding::new(1, Resource::Pairs, 0..bytes));
+        }
+
         let workgroup = self
             .width
             .next_multiple_of(8)
@@ -206,18 +412,27 @@ impl TablePlan {
                 allowed: most.into(),
             });
         }
+        let faults = u32::try_from(self.row_bytes() / 4)
+            .map_err(|_| RopeError::overflow("table", "words must fit u32"))?;
         check_dispatches("table", rows.div_ceil(most) as usize)?;
         let parts = (0..rows).step_by(most as usize);
+        let flag = |value: bool| f64::from(u8::from(value));
         Ok(parts
             .map(|first_row| PlannedDispatch {
-                entry_point: if counted {
-                    "fill_counted"
-                } else {
-                    "fill_listed"
+                entry_point: match (&self.spec.content, counted, coordinates) {
+                    (Content::Cache(_), true, _) => "copy_counted",
+                    (Content::Cache(_), false, _) => "copy_listed",
+                    (_, true, _) => "fill_counted",
+                    (_, false, false) => "fill_listed",
+                    (_, false, true) => "fill_coordinates",
                 },
                 constants: vec![
                     ("WORKGROUP", workgroup.into()),
-                    ("SCALED", f64::from(u8::from(!self.factor.is_unit()))),
+                    ("SCALED", flag(!self.factor.is_unit())),
+                    ("F32_ANGLES", flag(f32_angles)),
+                    ("ELEMENT", element.constant()),
+                    ("BACKWARD", flag(self.direction() != Direction::Forward)),
+                    ("DIVIDED", flag(self.direction() == Direction::Inverse)),
                 ],
                 uniform: vec![
                     rows,
@@ -226,8 +441,16 @@ impl TablePlan {
                     run,
                     u32::from_ne_bytes(start.to_ne_bytes()),
                     first,
+                    axis_stride,
+                    id_stride,
                     first_row,
+                    faults,
                     0,
+                    0,
+                    cached[0],
+                    cached[1],
+                    cached[2],
+                    cached[3],
                     self.factor.mantissa,
                     u32::from_ne_bytes(self.factor.exponent.to_ne_bytes()),
                     u32::from(self.factor.negative) << 31,
@@ -242,4 +465,28 @@ impl TablePlan {
     }
 }
 
-const UNIFORM_WORDS: u64 = 12;
+const UNIFORM_WORDS: u64 = 20;
+
+/// The words of [`TablePlan::pairs`].
+fn pair_words(frequencies: &Frequencies, angles: Angles, direction: Direction) -> Result<Vec<u32>> {
+    let rates = frequencies.turn_rates(direction)?;
+    let pairs = frequencies.pairs().iter().zip(rates);
+    let mut words: Vec<u32> = pairs
+        .zip(frequencies.f32_rates(direction))
+        .flat_map(|((pair, rate), nearest)| {
+            let [a, b, c, d] = rate.words();
+            let sign = u32::from(rate.negative) << 31;
+            [a, b, c, d, sign, pair.axis, nearest.to_bits(), 0]
+        })
+        .collect();
+    if angles == Angles::F32 {
+        words.extend((MIN_F32_EXPONENT..=MAX_F32_EXPONENT).flat_map(|exponent| {
+            TurnRate {
+                magnitude: f32_weight(exponent),
+                negative: false,
+            }
+            .words()
+        }));
+    }
+    Ok(words)
+}

@@ -9,9 +9,12 @@
     reason = "a helper module of tests, each of which uses a part of it"
 )]
 
+pub mod case;
+pub mod exact;
+
 use std::sync::LazyLock;
 
-use wgpu_rope::{GpuContext, HeadLayout, Pairing, RopeConfig};
+use wgpu_rope::{CosSinTable, Element, ElementType, GpuContext, HeadLayout, Pairing, RopeConfig};
 
 /// Every adapter found. None is a failure: a green run must not mean that nothing ran.
 static ADAPTERS: LazyLock<Vec<wgpu::Adapter>> = LazyLock::new(|| {
@@ -76,6 +79,32 @@ pub fn values(random: &mut fastrand::Rng, count: usize) -> Vec<f32> {
         .collect()
 }
 
+/// All words of a table's rows, padding and unfilled rows included, and its count of faults.
+pub fn table_words(context: &GpuContext, table: &CosSinTable) -> (Vec<[u32; 2]>, u32) {
+    let count = usize::try_from(table.plan().bytes() / 8).unwrap();
+    let mut all: Vec<[u32; 2]> = context.read_blocking(table.buffer(), count).unwrap();
+    let behind = all.split_off(count - 2);
+    let faults = behind[0][0];
+    assert_eq!(behind, [[faults, 0], [0, 0]], "{}", name(context));
+    assert_eq!(
+        pollster::block_on(context.read_faults(table)).unwrap(),
+        faults
+    );
+    (all, faults)
+}
+
+/// The bits of rows of `width` entries, with the padding of a table.
+pub fn row_bits(rows: &[[f32; 2]], width: usize) -> Vec<[u32; 2]> {
+    let mut out = Vec::new();
+    for row in rows.chunks(width) {
+        out.extend(row.iter().map(|entry| entry.map(f32::to_bits)));
+        if width % 2 == 1 {
+            out.push([0, 0]);
+        }
+    }
+    out
+}
+
 /// The angle of a position in f64, reduced exactly: the product's rounding error is carried along.
 fn angle(position: i32, inv_freq: f64) -> (f64, f64) {
     let p = f64::from(position);
@@ -98,19 +127,89 @@ pub fn inv_freq(config: &RopeConfig) -> Vec<f64> {
         .collect()
 }
 
-/// Rotates one head of f64 channels.
-pub fn rotate_head(config: &RopeConfig, head: &mut [f64], turns: &[(f64, f64)]) {
-    let (offset, pairs) = (config.rotary_offset() as usize, turns.len());
-    for (k, &(c, s)) in turns.iter().enumerate() {
-        let (i, j) = match config.pairing() {
-            Pairing::HalfSplit => (k, k + pairs),
-            Pairing::Interleaved => (2 * k, 2 * k + 1),
-            other => panic!("the oracle does not know {other:?}"),
-        };
-        let (x, y) = (head[offset + i], head[offset + j]);
-        head[offset + i] = x * c - y * s;
-        head[offset + j] = y * c + x * s;
+/// The channels of pair k of n, counted from the start of the window: where it is read, and where it is written.
+pub fn channels(pairing: Pairing, n: usize, k: usize) -> ([usize; 2], [usize; 2]) {
+    let half_split = [k, n + k];
+    let interleaved = [2 * k, 2 * k + 1];
+    match pairing {
+        Pairing::HalfSplit => (half_split, half_split),
+        Pairing::Interleaved => (interleaved, interleaved),
+        Pairing::InterleavedToHalfSplit => (interleaved, half_split),
+        Pairing::HalfSplitToInterleaved => (half_split, interleaved),
+        Pairing::HalfSplitBlocks(blocks) => {
+            // The window is blocks of 2 m channels, each with its x in front of its y.
+            let m = n / blocks as usize;
+            let x = (0..2 * n)
+                .filter(|channel| (channel / m).is_multiple_of(2))
+                .nth(k)
+                .unwrap();
+            ([x, x + m], [x, x + m])
+        }
+        other => panic!("the oracle does not know {other:?}"),
     }
+}
+
+/// A channel of a head as it has to become: its value, and the sum of the magnitudes of the two products that it is made of; None where it
+/// has to stay as it is.
+pub type Truth = Option<(f64, f64)>;
+
+/// Rotates one head of f64 channels.
+pub fn rotate_head(config: &RopeConfig, head: &[f64], turns: &[(f64, f64)]) -> Vec<Truth> {
+    let offset = config.rotary_offset() as usize;
+    let mut truth = vec![None; head.len()];
+    for (k, &(c, s)) in turns.iter().enumerate() {
+        let (read, written) = channels(config.pairing(), turns.len(), k);
+        let [x, y] = read.map(|channel| head[offset + channel]);
+        let [i, j] = written.map(|channel| offset + channel);
+        truth[i] = Some((x * c - y * s, (x * c).abs() + (y * s).abs()));
+        truth[j] = Some((x * s + y * c, (x * s).abs() + (y * c).abs()));
+    }
+    truth
+}
+
+/// What a rotation may differ from the truth by. With u = 2^-24, cos and sin are within u (1 + 2^-36) of theirs, relative (`entry` tells
+/// how many u, where there is a factor that was rounded itself); a product adds u, the sum adds u of the result, which is at most the sum
+/// of the magnitudes: (1 + u)^3 - 1 < 3.01 u of |x c| + |y s|. Storing in 16 bits adds half a unit of the result: 2^-11 or 2^-8 of its
+/// magnitude, 2^-25 at least in f16.
+pub fn bound<T: Element>((truth, magnitudes): (f64, f64), entry: f64) -> f64 {
+    let arithmetic = (2.01 + entry) * 2_f64.powi(-24) * magnitudes;
+    arithmetic
+        + match T::TYPE {
+            ElementType::F16 => ((truth.abs() + arithmetic) * 2_f64.powi(-11)).max(2_f64.powi(-25)),
+            ElementType::Bf16 => (truth.abs() + arithmetic) * 2_f64.powi(-8),
+            _ => 0.0,
+        }
+}
+
+/// Checks one head against the truth, and that what has to stay has not changed. Returns the worst error in units of its bound.
+pub fn check_head<T: Element>(
+    config: &RopeConfig,
+    turns: &[(f64, f64)],
+    entry: f64,
+    (before, after): (&[T], &[T]),
+) -> f64 {
+    let head: Vec<f64> = before.iter().map(|x| x.widen().into()).collect();
+    let mut worst = 0.0_f64;
+    for (i, truth) in rotate_head(config, &head, turns).into_iter().enumerate() {
+        let Some(truth) = truth else {
+            assert_eq!(
+                bytemuck::bytes_of(&after[i]),
+                bytemuck::bytes_of(&before[i]),
+                "channel {i} of {config:?} has to stay"
+            );
+            continue;
+        };
+        let error = (f64::from(after[i].widen()) - truth.0).abs();
+        let allowed = bound::<T>(truth, entry);
+        assert!(
+            error <= allowed,
+            "channel {i} of {config:?}: {:e} in place of {:e}, {error:e} > {allowed:e}",
+            after[i].widen(),
+            truth.0
+        );
+        worst = worst.max(error / allowed);
+    }
+    worst
 }
 
 /// The elements that belong to some head of a view, in order of batch, token, head.

@@ -1,0 +1,495 @@
+//! Kinds of layers: which sets of parameters a file has, which layers take which, and which do not rotate.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+
+use super::Reader;
+use super::families::{Every, Family, Nope, Phase, Sets};
+use super::values::{
+    Object, missing, numbers, numbers_or_null, object, positive, present, strings, whole, wholes,
+};
+use crate::config::{LayerKind, LayerRope, ModelRope};
+use crate::error::{Result, RopeError};
+
+/// Notes a key whose value is a default, once.
+pub(super) fn note(defaulted: &mut Vec<&'static str>, key: &'static str) {
+    if !defaulted.contains(&key) {
+        defaulted.push(key);
+    }
+}
+
+/// The parameters of a part.
+struct Parameters<'a> {
+    /// With a label for each kind of layer, or one set without. None: these layers do not rotate.
+    sets: Vec<(String, Option<Cow<'a, Object>>)>,
+    nested: bool,
+}
+
+/// Kinds that hold no attention that could rotate.
+fn is_without_attention(name: &str) -> bool {
+    [
+        "linear_attention",
+        "conv",
+        "recurrent",
+        "mamba",
+        "moe",
+        "mlp",
+    ]
+    .contains(&name)
+}
+
+/// Reads a part with one position for each token, or with M-RoPE.
+pub(super) fn read(
+    file: &Object,
+    name: Option<&'static str>,
+    family: &'static Family,
+) -> Result<Option<ModelRope>> {
+    let mut defaulted = Vec::new();
+    let parameters = parameters(file, family, &mut defaulted)?;
+    let mut names = layer_names(file, family)?;
+    if names.is_empty() && parameters.sets.iter().all(|(label, _)| label.is_empty()) {
+        let count = super::layer_count(file)?.unwrap_or(0);
+        names = vec!["full_attention".to_owned(); count as usize];
+    }
+    let rotating = rotating(file, family, &names)?;
+    let reader = Reader {
+        file,
+        name,
+        family,
+        nested: parameters.nested,
+    };
+    // A theta that is null is said on purpose.
+    let is_nope = |set: &Object| {
+        name == Some("olmo_hybrid") && set.get("rope_theta").is_some_and(Value::is_null)
+    };
+    let scaled_layers = wholes(file, "rope_scaling_layers")?;
+    let mut rope = |kind: &str, theta: Option<f64>, plain: bool| -> Result<Option<LayerRope>> {
+        if is_without_attention(kind) {
+            return Ok(None);
+        }
+        let label = label_of(family, kind);
+        let own = parameters
+            .sets
+            .iter()
+            .find(|(known, _)| known.is_empty() || *known == label);
+        match own {
+            Some((_, None)) => Ok(None),
+            Some((_, Some(set))) if is_nope(set) => Ok(None),
+            Some((_, Some(set))) if plain => {
+                let mut unscaled = set.clone().into_owned();
+                unscaled.insert("rope_type".into(), "default".into());
+                reader
+                    .rope(kind, &unscaled, theta, &mut defaulted)
+                    .map(Some)
+            }
+            Some((_, Some(set))) => reader.rope(kind, set, theta, &mut defaulted).map(Some),
+            None => Err(RopeError::config(
+                "rope_parameters",
+                format!("must have an entry for the layer type {kind}"),
+                "none",
+            )),
+        }
+    };
+
+    let mut kinds: Vec<LayerKind> = Vec::new();
+    let mut layers = Vec::new();
+    let mut add = |name: &str, rope: Option<LayerRope>| -> usize {
+        let same = |kind: &LayerKind| {
+            let is_named = kind.name.strip_prefix(name);
+            let is_named = is_named.is_some_and(|rest| rest.is_empty() || rest.starts_with(" ("));
+            kind.rope == rope && (is_named || (rope.is_none() && kind.name == "nope"))
+        };
+        if let Some(found) = kinds.iter().position(same) {
+            return found;
+        }
+        // Two kinds of one name: what does not rotate, and what has another theta, says so.
+        let is_taken = kinds.iter().any(|kind| kind.name == name);
+        let name = match &rope {
+            _ if !is_taken => name.to_owned(),
+            None => "nope".to_owned(),
+            Some(rope) => format!("{name} (theta {})", rope.config.theta()),
+        };
+        kinds.push(LayerKind { name, rope });
+        kinds.len() - 1
+    };
+    for (index, name) in names.iter().enumerate() {
+        let rope = match rotating.get(index) {
+            Some(Turn::No) => None,
+            Some(Turn::Theta(theta)) => rope(name, Some(*theta), false)?,
+            _ => {
+                let is_scaled = |layers: &Vec<u32>| layers.iter().any(|&at| at as usize == index);
+                rope(
+                    name,
+                    None,
+                    scaled_layers
+                        .as_ref()
+                        .is_some_and(|layers| !is_scaled(layers)),
+                )?
+            }
+        };
+        layers.push(add(name, rope));
+    }
+    // Sets that no listed layer takes, and labels that are no layer types, can be chosen all the same.
+    for (label, _) in &parameters.sets {
+        let name = if label.is_empty() {
+            "full_attention"
+        } else {
+            label
+        };
+        let is_there = names.iter().any(|known| known == name);
+        if !is_there && (!label.is_empty() || names.is_empty()) {
+            let rope = rope(name, None, false)?;
+            add(name, rope);
+        }
+    }
+    if kinds.iter().all(|kind| kind.rope.is_none()) {
+        return Ok(None);
+    }
+    let is_known = !family.names.is_empty();
+    Ok(Some(ModelRope {
+        family: name.filter(|_| is_known),
+        defaulted,
+        kinds,
+        layers,
+    }))
+}
+
+/// The label of the set that a kind of layer takes.
+fn label_of(family: &Family, kind: &str) -> String {
+    match (family.sets, kind) {
+        (Sets::DeepSeekV4, "sliding_attention") => "main",
+        (Sets::DeepSeekV4, "compressed_sparse_attention" | "heavily_compressed_attention") => {
+            "compress"
+        }
+        _ => kind,
+    }
+    .to_owned()
+}
+
+fn empty() -> Object {
+    Map::new()
+}
+
+/// The labels of a set of sets: keys with objects, or with a null where a layer type is named.
+fn labels(set: &Object) -> Vec<&String> {
+    let is_label = |(key, value): &(&String, &Value)| {
+        value.is_object() || (value.is_null() && key.ends_with("_attention"))
+    };
+    set.iter().filter(is_label).map(|(key, _)| key).collect()
+}
+
+fn parameters<'a>(
+    file: &'a Object,
+    family: &Family,
+    defaulted: &mut Vec<&'static str>,
+) -> Result<Parameters<'a>> {
+    let newer = object(file, "rope_parameters")?.filter(|set| !set.is_empty());
+    let older = object(file, "rope_scaling")?.filter(|set| !set.is_empty());
+    let flat = |set: Cow<'a, Object>| Parameters {
+        sets: vec![(String::new(), Some(set))],
+        nested: false,
+    };
+    // Where one form holds what the other is for, the older one counts, as transformers has it.
+    let given = match family.sets {
+        Sets::NestedOnly => newer,
+        Sets::GlobalLocal(_) => newer,
+        _ => older.or(newer),
+    };
+    if let Some(set) = given {
+        let found = labels(set);
+        if !found.is_empty() {
+            let sets = found.into_iter().map(|label| {
+                let set = set.get(label).and_then(Value::as_object);
+                (label.clone(), set.map(Cow::Borrowed))
+            });
+            let mut sets: Vec<_> = sets.collect();
+            if let Sets::GlobalLocal(_) = family.sets {
+                complete(file, family, &mut sets, defaulted)?;
+            }
+            return Ok(Parameters { sets, nested: true });
+        }
+    }
+    match family.sets {
+        Sets::GlobalLocal(rule) => {
+            let mut sets = Vec::new();
+            for (label, is_global) in [("full_attention", true), ("sliding_attention", false)] {
+                let mut set = given.cloned().unwrap_or_else(empty);
+                if let Some(older) = older.filter(|_| is_global || rule.scales_both) {
+                    set.extend(older.clone());
+                }
+                sets.push((label.to_owned(), Some(Cow::Owned(set))));
+            }
+            complete(file, family, &mut sets, defaulted)?;
+            Ok(Parameters { sets, nested: true })
+        }
+        Sets::DeepSeekV4 => {
+            let mut main = empty();
+            if let Some(theta) = present(file, "rope_theta") {
+                main.insert("rope_theta".into(), theta.clone());
+            }
+            let mut compress = given.cloned().unwrap_or_else(empty);
+            let theta = match positive(file, "compress_rope_theta")? {
+                Some(theta) => theta,
+                None => {
+                    note(defaulted, "compress_rope_theta");
+                    160_000.0
+                }
+            };
+            compress.insert("rope_theta".into(), theta.into());
+            Ok(Parameters {
+                sets: vec![
+                    ("main".into(), Some(Cow::Owned(main))),
+                    ("compress".into(), Some(Cow::Owned(compress))),
+                ],
+                nested: true,
+            })
+        }
+        Sets::PerLayer if present(file, "rope_theta").is_some_and(Value::is_array) => {
+            per_layer(file, family, older)
+        }
+        _ => match (given, family.defaults) {
+            (Some(set), _) => Ok(flat(Cow::Borrowed(set))),
+            (None, Some(text)) => {
+                note(defaulted, "rope_parameters");
+                let set: Value = serde_json::from_str(text)
+                    .map_err(|error| RopeError::config("rope_parameters", "must be JSON", error))?;
+                let set = set.as_object().cloned().unwrap_or_else(empty);
+                if labels(&set).is_empty() {
+                    return Ok(flat(Cow::Owned(set)));
+                }
+                let sets = set.into_iter().map(|(label, set)| {
+                    let set = set.as_object().cloned().map(Cow::Owned);
+                    (label, set)
+                });
+                Ok(Parameters {
+                    sets: sets.collect(),
+                    nested: true,
+                })
+            }
+            (None, None) => Ok(flat(Cow::Owned(empty()))),
+        },
+    }
+}
+
+/// Gives both sets of a family that has two their thetas.
+fn complete(
+    file: &Object,
+    family: &Family,
+    sets: &mut Vec<(String, Option<Cow<'_, Object>>)>,
+    defaulted: &mut Vec<&'static str>,
+) -> Result<()> {
+    let Sets::GlobalLocal(rule) = family.sets else {
+        return Ok(());
+    };
+    for (label, key, default) in [
+        ("full_attention", rule.global_key, rule.global),
+        ("sliding_attention", rule.local_key, rule.local),
+    ] {
+        let at = match sets.iter().position(|(known, _)| known == label) {
+            Some(at) => at,
+            None => {
+                sets.push((label.to_owned(), None));
+                sets.len() - 1
+            }
+        };
+        // A set that is null or missing is the default one here.
+        let mut set = sets[at].1.take().map_or_else(empty, Cow::into_owned);
+        if positive(&set, "rope_theta")?.is_none() {
+            let own = if key.is_empty() {
+                None
+            } else {
+                positive(file, key)?
+            };
+            if own.is_none() {
+                note(
+                    defaulted,
+                    if key == "rope_theta" || key.is_empty() {
+                        "rope_theta"
+                    } else {
+                        key
+                    },
+                );
+            }
+            set.insert("rope_theta".into(), own.unwrap_or(default).into());
+        }
+        sets[at].1 = Some(Cow::Owned(set));
+    }
+    Ok(())
+}
+
+/// Lists with an entry for each layer: the first layer of each type decides.
+fn per_layer<'a>(file: &Object, family: &Family, older: Option<&Object>) -> Result<Parameters<'a>> {
+    let thetas = numbers(file, "rope_theta")?.ok_or_else(|| missing("rope_theta"))?;
+    let parts = numbers(file, "partial_rotary_factors")?;
+    let mut names = layer_names(file, family)?;
+    if names.is_empty() {
+        names = vec!["full_attention".into()];
+    }
+    let mut sets: Vec<(String, Option<Cow<'a, Object>>)> = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        if sets.iter().any(|(known, _)| known == name) {
+            continue;
+        }
+        let theta = thetas.get(index).ok_or_else(|| {
+            RopeError::config(
+                "rope_theta",
+                "must have an entry for each layer",
+                thetas.len(),
+            )
+        })?;
+        let mut set = empty();
+        set.insert("rope_theta".into(), (*theta).into());
+        if let Some(part) = parts.as_ref().and_then(|parts| parts.get(index)) {
+            set.insert("partial_rotary_factor".into(), (*part).into());
+        }
+        if let Some(older) = older.filter(|_| name == "full_attention") {
+            set.extend(older.clone());
+        }
+        sets.push((name.clone(), Some(Cow::Owned(set))));
+    }
+    Ok(Parameters { sets, nested: true })
+}
+
+/// The type of every layer: listed, or by the family's rule; none where neither says.
+fn layer_names(file: &Object, family: &Family) -> Result<Vec<String>> {
+    let count = super::layer_count(file)?;
+    let every = family.layers.every;
+    if let Some(mut names) = strings(file, "layer_types")? {
+        if let (Some(last), true) = (names.last_mut(), every.is_some_and(|rule| rule.ends_full)) {
+            "full_attention".clone_into(last);
+        }
+        return Ok(names);
+    }
+    let Some(count) = count else {
+        return Ok(Vec::new());
+    };
+    if family.sets == Sets::DeepSeekV4 {
+        let (sparse, heavy) = (
+            "compressed_sparse_attention",
+            "heavily_compressed_attention",
+        );
+        let ratios = wholes(file, "compress_ratios")?;
+        let name = |layer: u32| match ratios.as_ref().map(|ratios| ratios.get(layer as usize)) {
+            Some(Some(0)) => "sliding_attention",
+            Some(Some(128)) => heavy,
+            Some(_) => sparse,
+            None if layer < 2 || layer % 2 == 1 => heavy,
+            None => sparse,
+        };
+        return Ok((0..count).map(|layer| name(layer).to_owned()).collect());
+    }
+    if let Nope::Listed { rotating } = family.layers.nope {
+        let flags = rope_flags(file, count)?;
+        let name = |&rotates: &bool| if rotates { rotating } else { "full_attention" };
+        return Ok(flags
+            .iter()
+            .map(|rotates| name(rotates).to_owned())
+            .collect());
+    }
+    let Some(rule) = every else {
+        return Ok(Vec::new());
+    };
+    let period = match rule.key {
+        "" => rule.period,
+        // A pattern of letters needs a list.
+        key if present(file, key).is_some_and(Value::is_string) => return Ok(Vec::new()),
+        key => whole(file, key)?.unwrap_or(rule.period),
+    };
+    if period == 0 {
+        return Err(RopeError::config(rule.key, "must be at least 1", period));
+    }
+    let name = |layer: u32| {
+        if rule.is_full(layer, count, period) {
+            "full_attention"
+        } else {
+            family.layers.other
+        }
+    };
+    Ok((0..count).map(|layer| name(layer).to_owned()).collect())
+}
+
+impl Every {
+    fn is_full(self, layer: u32, count: u32, period: u32) -> bool {
+        let by_phase = match self.phase {
+            Phase::First => layer % period == 0,
+            Phase::Second => layer % period == 1,
+            Phase::Last => (layer + 1) % period == 0,
+            Phase::FromEnd => (count - 1 - layer) % period == 0,
+        };
+        by_phase || (self.starts_full && layer == 0) || (self.ends_full && layer + 1 == count)
+    }
+}
+
+/// Whether a layer rotates, where more than its type says so.
+enum Turn {
+    Yes,
+    No,
+    Theta(f64),
+}
+
+/// `no_rope_layers`, whose 1 means that a layer does rotate; or every so many that do not.
+fn rope_flags(file: &Object, count: u32) -> Result<Vec<bool>> {
+    if let Some(flags) = wholes(file, "no_rope_layers")?.filter(|flags| !flags.is_empty()) {
+        return Ok(flags.into_iter().map(|flag| flag != 0).collect());
+    }
+    let interval = whole(file, "no_rope_layer_interval")?.unwrap_or(4);
+    if interval == 0 {
+        return Err(RopeError::config(
+            "no_rope_layer_interval",
+            "must be at least 1",
+            interval,
+        ));
+    }
+    Ok((0..count)
+        .map(|layer| (layer + 1) % interval != 0)
+        .collect())
+}
+
+fn rotating(file: &Object, family: &Family, names: &[String]) -> Result<Vec<Turn>> {
+    let count = u32::try_from(names.len()).unwrap_or(u32::MAX);
+    let turn = |rotates: bool| if rotates { Turn::Yes } else { Turn::No };
+    let by_name =
+        |rotates: &dyn Fn(&str) -> bool| names.iter().map(|name| turn(rotates(name))).collect();
+    Ok(match family.layers.nope {
+        Nope::None => Vec::new(),
+        Nope::Full => by_name(&|name| name != "full_attention"),
+        Nope::FullWhileSliding => {
+            let slides = present(file, "sliding_window").is_some()
+                || !file.contains_key("sliding_window") && family.names.contains(&"kolibri1");
+            by_name(&|name| !slides || name != "full_attention")
+        }
+        Nope::Listed { .. } => {
+            let flags = rope_flags(file, count)?;
+            flags.into_iter().map(turn).collect()
+        }
+        Nope::LayerTheta => match numbers_or_null(file, "layer_rope_theta")? {
+            None => Vec::new(),
+            Some(thetas) => {
+                let each = |theta: f64| {
+                    if theta == 0.0 {
+                        Turn::No
+                    } else {
+                        Turn::Theta(theta)
+                    }
+                };
+                thetas.into_iter().map(each).collect()
+            }
+        },
+        Nope::LayerFlag => match numbers_or_null(file, "layer_rope_theta")? {
+            Some(flags) => flags.into_iter().map(|flag| turn(flag != 0.0)).collect(),
+            None => {
+                let last = count.saturating_sub(1);
+                (0..count)
+                    .map(|layer| turn((last - layer) % 4 != 0))
+                    .collect()
+            }
+        },
+        Nope::Cross => {
+            let cross = wholes(file, "cross_attention_layers")?.unwrap_or_default();
+            (0..count)
+                .map(|layer| turn(!cross.contains(&layer)))
+                .collect()
+        }
+    })
+}

@@ -1,0 +1,156 @@
+//! One set of rope parameters: its scaling, attention factor and softmax factor.
+
+use super::values::{Object, flag, missing, number, numbers, positive, present, string};
+use crate::config::{Scaling, Yarn};
+use crate::error::{Result, RopeError};
+
+/// What a set of parameters says beside theta and dimensions.
+#[derive(Debug)]
+pub(super) struct Scaled {
+    pub(super) scaling: Scaling,
+    pub(super) attention_factor: Option<f64>,
+    pub(super) softmax_factor: f64,
+}
+
+/// What differs between families in the reading of a set.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Habits {
+    /// `su` and `yarn` mean LongRoPE, and the original length beside the set is what counts (Phi-3).
+    pub(super) phi3: bool,
+    /// `short_mscale` is the attention factor, and the short divisors are all that is used (PhiMoE).
+    pub(super) phimoe: bool,
+    /// The set is one of several: a length beside it does not count.
+    pub(super) nested: bool,
+    /// YaRN has the attention factor 1 where none is given (DeepSeek V4).
+    pub(super) unscaled_yarn: bool,
+    /// The softmax is scaled by the square of YaRN's magnitude (multi-head latent attention).
+    pub(super) softmax: bool,
+}
+
+/// Reads the scaling of a set. `file` is what the set stands in; `head_dim` and `rotary_dim` of the head are known.
+pub(super) fn read(
+    file: &Object,
+    set: &Object,
+    head_dim: u32,
+    partial: f64,
+    habits: Habits,
+) -> Result<Scaled> {
+    let name = match string(set, "rope_type")? {
+        Some(name) => name,
+        None => string(set, "type")?.unwrap_or("default"),
+    };
+    let required = |key: &'static str| positive(set, key)?.ok_or_else(|| missing(key));
+    let key = "max_position_embeddings";
+    let longest = || positive(file, key)?.ok_or_else(|| missing(key));
+    // Beside the set it counts for more than inside, and the model's whole length stands in for it.
+    let original = || {
+        let key = "original_max_position_embeddings";
+        let beside = if habits.nested {
+            None
+        } else {
+            positive(file, key)?
+        };
+        match (beside, positive(set, key)?) {
+            (Some(value), _) | (None, Some(value)) => Ok(value),
+            (None, None) => longest(),
+        }
+    };
+    let factor_of_lengths = || Ok::<_, RopeError>(longest()? / original()?);
+    let mut attention_factor = number(set, "attention_factor")?;
+    let mut softmax_factor = 1.0;
+    let name = match name {
+        "su" | "yarn" if habits.phi3 => "longrope",
+        other => other,
+    };
+    let scaling = match name {
+        // M-RoPE is default with sections, which are read elsewhere; so are the axes of a vision tower.
+        "default" | "mrope" | "axial" | "none" => Scaling::None,
+        "linear" => Scaling::Linear {
+            factor: required("factor")?,
+        },
+        "dynamic" if present(set, "alpha").is_some() => Scaling::NtkAlpha {
+            alpha: required("alpha")?,
+        },
+        "dynamic" => Scaling::Dynamic {
+            factor: required("factor")?,
+            max_position_embeddings: longest()?,
+        },
+        "ntk" => Scaling::Ntk {
+            factor: required("factor")?,
+            mixed_b: positive(set, "mixed_b")?,
+        },
+        "yarn" | "deepseek_yarn" | "telechat3-yarn" => {
+            // `null` asks for the quotient of the lengths.
+            let factor = match positive(set, "factor")? {
+                Some(factor) => factor,
+                None if set.contains_key("factor") => factor_of_lengths()?,
+                None => return Err(missing("factor")),
+            };
+            let beta = |key, default| {
+                Ok::<_, RopeError>(match number(set, key)? {
+                    None | Some(0.0) => default,
+                    Some(value) => value,
+                })
+            };
+            let yarn = Yarn::new(factor, original()?)
+                .with_betas(beta("beta_fast", 32.0)?, beta("beta_slow", 1.0)?)
+                .with_mscale(number(set, "mscale")?, number(set, "mscale_all_dim")?)
+                .with_truncate(flag(set, "truncate")?.unwrap_or(true));
+            if habits.softmax {
+                softmax_factor = yarn.softmax_factor();
+            }
+            if habits.unscaled_yarn {
+                attention_factor = attention_factor.or(Some(1.0));
+            }
+            Scaling::Yarn(yarn)
+        }
+        "longrope" | "su" => {
+            let list = |key| numbers(set, key)?.ok_or_else(|| missing(key));
+            let short_factor = list("short_factor")?;
+            let mut long_factor = list("long_factor")?;
+            if habits.phimoe {
+                attention_factor =
+                    Some(number(set, "short_mscale")?.ok_or_else(|| missing("short_mscale"))?);
+                long_factor.clone_from(&short_factor);
+            }
+            Scaling::LongRope {
+                short_factor,
+                long_factor,
+                original_max_position_embeddings: original()?,
+                factor: match positive(set, "factor")? {
+                    Some(factor) => factor,
+                    None => factor_of_lengths()?,
+                },
+            }
+        }
+        "llama3" => Scaling::Llama3 {
+            factor: required("factor")?,
+            low_freq_factor: required("low_freq_factor")?,
+            high_freq_factor: required("high_freq_factor")?,
+            original_max_position_embeddings: original()?,
+        },
+        "proportional" => Scaling::Proportional {
+            rotated_pairs: super::values::truncated((partial * f64::from(head_dim) / 2.0).floor()),
+            factor: positive(set, "factor")?.unwrap_or(1.0),
+        },
+        "xdrope" => {
+            return Err(RopeError::config(
+                "rope_type",
+                "xdrope turns the two channels of a pair by different axes, which is no rotation: not supported",
+                name,
+            ));
+        }
+        other => {
+            return Err(RopeError::config(
+                "rope_type",
+                "must be default, linear, dynamic, ntk, yarn, longrope, llama3 or proportional",
+                other,
+            ));
+        }
+    };
+    Ok(Scaled {
+        scaling,
+        attention_factor,
+        softmax_factor,
+    })
+}

@@ -1,0 +1,603 @@
+use super::families::{Nope, Sets};
+use super::vision::TOWERS;
+use super::*;
+use crate::config::{AxisRun, LayerRope, Yarn};
+use crate::positions::GridAxis;
+
+fn read(text: &str) -> ModelRope {
+    read_config(text).unwrap().expect("has RoPE")
+}
+
+fn only(text: &str) -> LayerRope {
+    read(text).only().unwrap().clone()
+}
+
+fn fault(text: &str) -> String {
+    read_config(text).unwrap_err().to_string()
+}
+
+/// A family's line in the table of the documentation.
+fn described(family: &Family) -> String {
+    let pairing = match family.pairing {
+        Pairing::HalfSplit => "half-split",
+        Pairing::Interleaved => "interleaved",
+        Pairing::InterleavedToHalfSplit => "interleaved in, half-split out",
+        other => panic!("{other:?}"),
+    };
+    let reversed = if family.reversed { ", reversed" } else { "" };
+    let head = match family.head {
+        Head::Latent { rope, nope } => {
+            format!("last `qk_rope_head_dim` ({rope}) behind `qk_nope_head_dim` ({nope})")
+        }
+        head => {
+            let of = match head {
+                Head::Default(head_dim) => format!("`head_dim` ({head_dim})"),
+                Head::Quotient => "the quotient".to_owned(),
+                Head::Zamba => "twice the quotient".to_owned(),
+                _ => "`head_dim`".to_owned(),
+            };
+            let global = family.global_head.map_or_else(String::new, |head_dim| {
+                format!("; `global_head_dim` ({head_dim}) of full layers")
+            });
+            let part = match family.habit {
+                Some(Habit::GptJ) => "`rotary_dim` (64) of ".to_owned(),
+                _ if family.tail => format!("last {} of ", family.partial),
+                _ if family.partial < 1.0 => format!("{} of ", family.partial),
+                _ => String::new(),
+            };
+            format!("{part}{of}{global}")
+        }
+    };
+    let theta = match family.sets {
+        Sets::GlobalLocal(rule) => format!("{:e} full, {:e} sliding", rule.global, rule.local),
+        Sets::DeepSeekV4 => "1e4 main, 1.6e5 compress".to_owned(),
+        _ if family.defaults.is_some() => "a set of its own".to_owned(),
+        _ => format!("{:e}", family.theta),
+    };
+    let axes = match family.axes {
+        TextAxes::One => "",
+        TextAxes::Sectioned(sections) => &format!("M-RoPE in sections {sections:?}"),
+        TextAxes::Interleaved(sections) => &format!("M-RoPE by turns {sections:?}"),
+        TextAxes::SpatialFirst(each) => &format!("M-RoPE, {each} of height and of width first"),
+        TextAxes::Alternating => "row and column by turns",
+    };
+    let nope = match family.layers.nope {
+        Nope::None => "",
+        Nope::Full => "full layers do not rotate",
+        Nope::FullWhileSliding => "full layers do not rotate beside sliding ones",
+        Nope::Listed { .. } => "`no_rope_layers`, else every fourth does not rotate",
+        Nope::LayerTheta | Nope::LayerFlag => "`layer_rope_theta`",
+        Nope::Cross => "cross-attention does not rotate",
+    };
+    let only_if = family.only_if.map_or_else(String::new, |(key, value)| {
+        format!("only where `{key}` is {value}")
+    });
+    let notes: Vec<_> = [axes, nope, &only_if]
+        .into_iter()
+        .filter(|note| !note.is_empty())
+        .collect();
+    let names: Vec<_> = family
+        .names
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect();
+    format!(
+        "| {} | {pairing}{reversed} | {head} | {theta} | {} |",
+        names.join(" "),
+        notes.join("; ")
+    )
+}
+
+/// The documentation's table says what the code does: run with `WGPU_ROPE_BLESS=1` to write it anew.
+#[test]
+fn the_table_of_families_is_that_of_the_code() {
+    let quoted = |names: &[&str]| {
+        let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+        names.join(" ")
+    };
+    let mut table = "Text, and other parts with one position for each token or with M-RoPE. In brackets is what counts where a file does not say.\n\n\
+        | `model_type` | pairing | rotates | theta | notes |\n|---|---|---|---|---|\n"
+        .to_owned();
+    for family in TEXT {
+        table += &described(family);
+        table += "\n";
+    }
+    table += "\nVision towers, whose positions are places in a grid of patches.\n\n| `model_type` | in | scheme | theta |\n|---|---|---|---|\n";
+    for tower in TOWERS {
+        table += &format!(
+            "| {} | {} | {:?} | {:e} |\n",
+            quoted(tower.names),
+            quoted(tower.composites),
+            tower.scheme,
+            tower.theta
+        );
+    }
+    table += &format!(
+        "\nWithout RoPE: {}.\n\nRefused, since their rotation has no description here:\n",
+        quoted(WITHOUT)
+    );
+    for (name, why) in REFUSED {
+        table += &format!("- `{name}`: {why}\n");
+    }
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/src/config/huggingface/families.md"
+    );
+    if std::env::var_os("WGPU_ROPE_BLESS").is_some() {
+        std::fs::write(path, &table).unwrap();
+    }
+    let written = std::fs::read_to_string(path).unwrap();
+    assert!(
+        written == table,
+        "families.md is stale: run this test with WGPU_ROPE_BLESS=1"
+    );
+}
+
+#[test]
+fn every_name_stands_once() {
+    let mut names: Vec<_> = TEXT
+        .iter()
+        .flat_map(|family| family.names)
+        .copied()
+        .collect();
+    names.extend(TOWERS.iter().flat_map(|tower| tower.names));
+    names.extend(WITHOUT);
+    names.extend(REFUSED.iter().map(|(name, _)| name));
+    let count = names.len();
+    assert!(count > 300, "{count}");
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count);
+    // What composites lead to is known.
+    for (composite, text, _) in COMPOSITES {
+        let known = TEXT.iter().any(|family| family.names.contains(text));
+        assert!(
+            known || REFUSED.iter().any(|(name, _)| name == text),
+            "{composite} {text}"
+        );
+    }
+}
+
+/// The default of every family can be read: a file with nothing but its name and a size.
+#[test]
+fn every_family_reads() {
+    for family in TEXT {
+        for name in family.names {
+            let text = format!(
+                r#"{{"model_type": "{name}", "hidden_size": 1024, "num_attention_heads": 8, "num_hidden_layers": 12,
+                    "n_embd": 1024, "n_head": 8, "position_embedding_type": "{}", "use_mem_rope": true, "partial_rotary_factor": {},
+                    "max_position_embeddings": 4096}}"#,
+                family
+                    .only_if
+                    .map_or("rope", |(_, value)| if value == "true" {
+                        "rope"
+                    } else {
+                        value
+                    }),
+                // GLM's sections add up for half of the head only.
+                if matches!(family.axes, TextAxes::Sectioned([8, ..])) {
+                    0.5
+                } else {
+                    1.0
+                },
+            );
+            let model = read_config(&text);
+            assert!(matches!(model, Ok(Some(_))), "{name}: {model:?}");
+            assert_eq!(model.unwrap().unwrap().family, Some(*name));
+        }
+    }
+    for tower in TOWERS {
+        for name in tower.names {
+            let model = read_config(&format!(r#"{{"model_type": "{name}"}}"#))
+                .unwrap()
+                .unwrap();
+            assert!(model.defaulted.contains(&"rope_theta"), "{name}");
+            assert!(model.kinds[0].rope.as_ref().unwrap().grid.is_some());
+        }
+    }
+}
+
+#[test]
+fn both_forms_say_the_same() {
+    let old = r#"{"model_type": "llama", "hidden_size": 2048, "num_attention_heads": 32, "rope_theta": 500000.0,
+        "rope_scaling": {"type": "linear", "factor": 4}}"#;
+    let new = r#"{"model_type": "llama", "head_dim": 64, "rope_parameters": {"rope_theta": 500000.0,
+        "rope_type": "linear", "factor": 4}, "rope_scaling": null}"#;
+    let model = read(old);
+    assert_eq!(model, read(new));
+    assert_eq!(model.family, Some("llama"));
+    assert!(model.defaulted.is_empty() && model.layers.is_empty());
+    let expected = RopeConfig::new(64)
+        .with_theta(5e5)
+        .with_scaling(Scaling::Linear { factor: 4.0 });
+    assert_eq!(model.only().unwrap().config, expected);
+    // The older form counts where both are there; a set of its own counts for more than what stands beside it.
+    let both = only(
+        r#"{"head_dim": 64, "rope_theta": 3, "rope_scaling": {"type": "linear", "factor": 2, "rope_theta": 7},
+            "rope_parameters": {"rope_theta": 5}}"#,
+    );
+    assert_eq!(both.config.theta(), 7.0);
+    // Little more than nothing is a file too, of a family that nobody knows.
+    let least = read(r#"{"head_dim": 64, "rope_parameters": {"rope_theta": 10000.0}}"#);
+    assert_eq!((least.family, least.kinds.len()), (None, 1));
+    assert_eq!(least.only().unwrap().config, RopeConfig::new(64));
+}
+
+#[test]
+fn what_a_file_leaves_out_is_the_familys_and_the_result_says_so() {
+    let mixtral = read(r#"{"model_type": "mixtral", "head_dim": 128}"#);
+    assert_eq!(mixtral.only().unwrap().config.theta(), 1e6);
+    assert_eq!(mixtral.defaulted, ["rope_theta"]);
+    let qwen3 = read(
+        r#"{"model_type": "qwen3", "rope_theta": 1e6, "hidden_size": 1024, "num_attention_heads": 16}"#,
+    );
+    assert_eq!(qwen3.only().unwrap().config.head_dim(), 128);
+    assert_eq!(qwen3.defaulted, ["head_dim"]);
+    // LLaVA 1.5 says of its text that it is a LLaMA, and nothing of its size.
+    let llava = read(r#"{"model_type": "llava", "text_config": {"model_type": "llama"}}"#);
+    assert_eq!(llava.only().unwrap().config, RopeConfig::new(128));
+    assert_eq!(
+        llava.defaulted,
+        ["rope_theta", "hidden_size", "num_attention_heads"]
+    );
+    let neox = read(
+        r#"{"model_type": "gpt_neox", "hidden_size": 6144, "num_attention_heads": 64,
+        "rotary_pct": 0.5, "rotary_emb_base": 20000}"#,
+    );
+    let neox = &neox.only().unwrap().config;
+    assert_eq!(
+        (neox.head_dim(), neox.rotary_dim(), neox.theta()),
+        (96, 48, 2e4)
+    );
+    let gptj = read(r#"{"model_type": "gptj", "n_embd": 4096, "n_head": 16, "rotary_dim": 64}"#);
+    let gptj = &gptj.only().unwrap().config;
+    assert_eq!(
+        (gptj.head_dim(), gptj.rotary_dim(), gptj.pairing()),
+        (256, 64, Pairing::Interleaved)
+    );
+    assert!(
+        only(r#"{"model_type": "nanochat", "head_dim": 128}"#)
+            .config
+            .reversed()
+    );
+}
+
+#[test]
+fn rotary_dimensions_are_cut_off_not_rounded() {
+    for (head_dim, part, rotary, frequency) in [
+        (36, 0.9, 32, 32),
+        (192, 0.334, 64, 64),
+        (80, 0.25, 20, 20),
+        (80, 0.4, 32, 32),
+        // An odd number: one channel more rotates, and the exponents keep the number.
+        (22, 0.5, 12, 11),
+    ] {
+        let config = only(&format!(
+            r#"{{"head_dim": {head_dim}, "rope_theta": 1e4, "partial_rotary_factor": {part}}}"#
+        ))
+        .config;
+        assert_eq!(
+            (config.rotary_dim(), config.frequency_dim()),
+            (rotary, frequency)
+        );
+    }
+}
+
+#[test]
+fn scalings_are_read_with_their_rules() {
+    let scaled = |more: &str, scaling: &str| {
+        let text = format!(
+            r#"{{"head_dim": 4, "rope_theta": 10000, "max_position_embeddings": 400, {more} "rope_scaling": {scaling}}}"#
+        );
+        only(&text).config
+    };
+    let config = |scaling| RopeConfig::new(4).with_scaling(scaling);
+    assert_eq!(
+        scaled(
+            "",
+            r#"{"type": "yarn", "factor": null, "original_max_position_embeddings": 100}"#
+        ),
+        config(Scaling::Yarn(Yarn::new(4.0, 100.0)))
+    );
+    let yarn = r#"{"type": "yarn", "factor": 8, "beta_fast": 20, "beta_slow": 0, "mscale": 1.0, "mscale_all_dim": 0.5,
+        "truncate": false, "attention_factor": 2.0, "original_max_position_embeddings": 100}"#;
+    let expected = Yarn::new(8.0, 50.0)
+        .with_betas(20.0, 1.0)
+        .with_mscale(Some(1.0), Some(0.5))
+        .with_truncate(false);
+    assert_eq!(
+        // Beside the set it counts for more.
+        scaled(r#""original_max_position_embeddings": 50,"#, yarn),
+        config(Scaling::Yarn(expected)).with_attention_factor(2.0)
+    );
+    assert_eq!(
+        scaled("", r#"{"rope_type": "dynamic", "factor": 2}"#),
+        config(Scaling::Dynamic {
+            factor: 2.0,
+            max_position_embeddings: 400.0
+        })
+    );
+    assert_eq!(
+        scaled("", r#"{"type": "dynamic", "alpha": 1000.0, "factor": 1.0}"#),
+        config(Scaling::NtkAlpha { alpha: 1000.0 })
+    );
+    assert_eq!(
+        scaled("", r#"{"rope_type": "ntk", "factor": 2, "mixed_b": 0.5}"#),
+        config(Scaling::Ntk {
+            factor: 2.0,
+            mixed_b: Some(0.5)
+        })
+    );
+    let longrope = r#"{"type": "su", "short_factor": [1, 2], "long_factor": [3, 4.5]}"#;
+    assert_eq!(
+        scaled(r#""original_max_position_embeddings": 100,"#, longrope),
+        config(Scaling::LongRope {
+            short_factor: vec![1.0, 2.0],
+            long_factor: vec![3.0, 4.5],
+            original_max_position_embeddings: 100.0,
+            factor: 4.0
+        })
+    );
+    let phi3 = only(
+        r#"{"model_type": "phi3", "hidden_size": 8, "num_attention_heads": 2, "max_position_embeddings": 400,
+            "original_max_position_embeddings": 100, "rope_theta": 1e4,
+            "rope_scaling": {"type": "yarn", "short_factor": [1, 2], "long_factor": [3, 4.5]}}"#,
+    );
+    assert!(matches!(phi3.config.scaling(), Scaling::LongRope { .. }));
+}
+
+#[test]
+fn latent_attention_rotates_the_tail_and_scales_the_softmax() {
+    let text = r#"{"model_type": "deepseek_v3", "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "rope_theta": 1e4,
+        "rope_scaling": {"type": "yarn", "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
+                         "original_max_position_embeddings": 4096}}"#;
+    let rope = only(text);
+    let config = &rope.config;
+    assert_eq!(
+        (
+            config.head_dim(),
+            config.rotary_dim(),
+            config.rotary_offset()
+        ),
+        (192, 64, 128)
+    );
+    assert_eq!(config.pairing(), Pairing::InterleavedToHalfSplit);
+    // Section 2.12 of the facts gathered: 1.873854 for 1/1 and a factor of 40; cos and sin stay unscaled.
+    assert!(
+        (rope.softmax_factor - 1.873_854).abs() < 1e-6,
+        "{}",
+        rope.softmax_factor
+    );
+    assert_eq!(config.attention_factor(), 1.0);
+    let split = text.replace("{\"model", "{\"rope_interleave\": false, \"model");
+    assert_eq!(only(&split).config.pairing(), Pairing::HalfSplit);
+}
+
+#[test]
+fn kinds_of_layers_have_their_own() {
+    let gemma3 = read(
+        r#"{"model_type": "gemma3_text", "head_dim": 256, "num_hidden_layers": 7, "rope_theta": 1e6,
+            "rope_local_base_freq": 1e4, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}"#,
+    );
+    assert_eq!(gemma3.layers, [0, 0, 0, 0, 0, 1, 0]);
+    let theta = |model: &ModelRope, name: &str| {
+        model
+            .kind(name)
+            .unwrap()
+            .rope
+            .as_ref()
+            .unwrap()
+            .config
+            .theta()
+    };
+    assert_eq!(
+        (
+            theta(&gemma3, "sliding_attention"),
+            theta(&gemma3, "full_attention")
+        ),
+        (1e4, 1e6)
+    );
+    assert_eq!(
+        gemma3.only().unwrap_err().to_string(),
+        "layer type: must be chosen of sliding_attention, full_attention, got none"
+    );
+    assert_eq!(
+        gemma3.layer(7).unwrap_err().to_string(),
+        "layer: must be below 7, got 7"
+    );
+
+    let smollm3 = read(
+        r#"{"model_type": "smollm3", "hidden_size": 2048, "num_attention_heads": 16, "num_hidden_layers": 8}"#,
+    );
+    let rotates: Vec<_> = (0..8)
+        .map(|layer| smollm3.layer(layer).unwrap().rope.is_some())
+        .collect();
+    assert_eq!(rotates, [true, true, true, false, true, true, true, false]);
+    assert_eq!(smollm3.only().unwrap().config.theta(), 2e6);
+    let llama4 = read(
+        r#"{"model_type": "llama4_text", "num_hidden_layers": 4, "no_rope_layers": [1, 0, 1, 1], "rope_theta": 5e5}"#,
+    );
+    assert!(llama4.kind("full_attention").unwrap().rope.is_none());
+    assert!(llama4.kind("chunked_attention").unwrap().rope.is_some());
+    assert_eq!(llama4.layers, [0, 1, 0, 0]);
+
+    let v4 = read(
+        r#"{"model_type": "deepseek_v4", "head_dim": 512, "qk_rope_head_dim": 64, "num_hidden_layers": 4, "rope_theta": 1e4,
+            "compress_rope_theta": 1.6e5, "rope_scaling": {"type": "yarn", "factor": 16, "original_max_position_embeddings": 65536}}"#,
+    );
+    assert_eq!((theta(&v4, "main"), theta(&v4, "compress")), (1e4, 1.6e5));
+    assert_eq!(theta(&v4, "heavily_compressed_attention"), 1.6e5);
+    let compress = v4.kind("compress").unwrap().rope.as_ref().unwrap();
+    assert_eq!(compress.config.attention_factor(), 1.0);
+    assert_eq!(compress.config.rotary_offset(), 448);
+
+    let gemma4 =
+        read(r#"{"model_type": "gemma4_text", "num_hidden_layers": 6, "rope_theta": 3.0}"#);
+    let full = &gemma4
+        .kind("full_attention")
+        .unwrap()
+        .rope
+        .as_ref()
+        .unwrap()
+        .config;
+    assert_eq!(
+        (
+            full.head_dim(),
+            full.rotary_dim(),
+            full.rotated_pairs(),
+            full.theta()
+        ),
+        (512, 512, 64, 1e6)
+    );
+    let nested = read(
+        r#"{"head_dim": 64, "rope_parameters": {"full_attention": {"rope_theta": 5e5}, "sliding_attention": null},
+            "layer_types": ["sliding_attention", "full_attention"]}"#,
+    );
+    assert!(nested.kind("sliding_attention").unwrap().rope.is_none());
+    assert_eq!(nested.layers, [0, 1]);
+}
+
+#[test]
+fn models_without_rope_give_none() {
+    for text in [
+        r#"{"model_type": "gpt2", "n_embd": 768, "n_head": 12}"#,
+        r#"{"model_type": "falcon", "alibi": true, "hidden_size": 64, "num_attention_heads": 1}"#,
+        r#"{"model_type": "granitemoehybrid", "position_embedding_type": "nope", "hidden_size": 64, "num_attention_heads": 1}"#,
+        r#"{"model_type": "esm", "position_embedding_type": "absolute", "hidden_size": 64, "num_attention_heads": 1}"#,
+        r#"{"position_embedding_type": "alibi", "head_dim": 64}"#,
+    ] {
+        assert_eq!(read_config(text), Ok(None), "{text}");
+    }
+}
+
+#[test]
+fn parts_are_known_by_their_keys() {
+    let text = r#"{"model_type": "qwen2_vl", "hidden_size": 1536, "num_attention_heads": 12, "rope_theta": 1e6,
+        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        "vision_config": {"model_type": "qwen2_vl", "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16,
+                          "spatial_merge_size": 2, "patch_size": 14}}"#;
+    let flat = only(text);
+    assert_eq!(flat.config.axes(), &Axes::Sectioned(vec![16, 24, 24]));
+    let vision = read_part(text, Part::Vision).unwrap().unwrap();
+    assert_eq!(vision.family, Some("qwen2_vl_vision"));
+    let rope = vision.only().unwrap();
+    let runs = [
+        AxisRun { axis: 0, pairs: 20 },
+        AxisRun { axis: 1, pairs: 20 },
+    ];
+    assert_eq!(rope.config.axes(), &Axes::Axial(runs.to_vec()));
+    assert_eq!(rope.grid.as_ref().unwrap().merge, 2);
+    assert_eq!(
+        read_part(text, Part::Key("audio")).unwrap_err().to_string(),
+        "part: must be a part of the file, which has vision_config, got audio"
+    );
+    let nested = read_part(
+        r#"{"model_type": "qwen3_vl", "text_config": {"head_dim": 128},
+            "vision_config": {"hidden_size": 1152, "num_heads": 16}}"#,
+        Part::Text,
+    );
+    let nested = nested.unwrap().unwrap();
+    assert_eq!(nested.family, Some("qwen3_vl_text"));
+    assert_eq!(
+        nested.only().unwrap().config.axes(),
+        &Axes::Interleaved {
+            height: 20,
+            width: 20
+        }
+    );
+    assert_eq!(nested.defaulted, ["rope_theta", "mrope_section"]);
+    let llama4 = read_part(
+        r#"{"model_type": "llama4", "vision_config": {"hidden_size": 1408, "num_attention_heads": 16, "image_size": 336, "patch_size": 14}}"#,
+        Part::Vision,
+    );
+    let llama4 = llama4.unwrap().unwrap();
+    let grid = llama4.only().unwrap().grid.clone().unwrap();
+    assert_eq!(grid.axes, [GridAxis::Column, GridAxis::Row]);
+    assert_eq!(
+        (grid.first, grid.suffix_tokens, grid.image_size),
+        (1, 1, Some([336, 336]))
+    );
+}
+
+#[test]
+fn faults_name_the_key() {
+    for (text, expected) in [
+        ("[1]", "config.json: must be an object, got another value"),
+        (r#"{"head_dim": 64}"#, "rope_theta: must be given, got none"),
+        (
+            r#"{"model_type": "new", "head_dim": 64}"#,
+            "rope_theta: must be given, got none",
+        ),
+        (
+            r#"{"rope_theta": 1e4}"#,
+            "head_dim: must be given, got none",
+        ),
+        (
+            r#"{"rope_theta": 1e4, "hidden_size": 64}"#,
+            "num_attention_heads: must be given, got none",
+        ),
+        (
+            r#"{"head_dim": -1, "rope_theta": 1}"#,
+            "head_dim: must be a whole number below 2^32, got -1",
+        ),
+        (
+            r#"{"head_dim": 63, "rope_theta": 2}"#,
+            "rotary_dim: must be even and at least 2, got 63",
+        ),
+        (
+            r#"{"head_dim": 4000000000, "rope_theta": 2}"#,
+            "head_dim: must be from 1 to 65536, got 4000000000",
+        ),
+        (
+            r#"{"head_dim": 64, "rope_theta": "x"}"#,
+            "rope_theta: must be a number above 0, got \"x\"",
+        ),
+        (
+            r#"{"head_dim": 64, "rope_theta": 0}"#,
+            "rope_theta: must be a number above 0, got 0",
+        ),
+        (
+            r#"{"hidden_size": 64, "num_attention_heads": 0, "rope_theta": 1}"#,
+            "num_attention_heads: must be from 1 to the hidden size 64, got 0",
+        ),
+        (
+            r#"{"head_dim": 64, "rope_theta": 1, "rope_scaling": {"rope_type": "new"}}"#,
+            "rope_type: must be default, linear, dynamic, ntk, yarn, longrope, llama3 or proportional, got new",
+        ),
+        (
+            r#"{"head_dim": 64, "rope_theta": 1, "rope_scaling": {"type": "llama3", "factor": 8}}"#,
+            "low_freq_factor: must be given, got none",
+        ),
+        (
+            r#"{"head_dim": 64, "rope_theta": 2, "rope_scaling": {"type": "linear", "factor": -8}}"#,
+            "factor: must be a number above 0, got -8",
+        ),
+        (
+            r#"{"head_dim": 64, "rope_theta": 2, "rope_scaling": {"type": "su", "short_factor": [1, "x"]}}"#,
+            "short_factor: must be a list of numbers, got [1,\"x\"]",
+        ),
+        (
+            r#"{"head_dim": 64, "rope_theta": 1, "rope_scaling": {"type": "default", "mrope_section": [1]}}"#,
+            "mrope_section: must add up to 32 pairs, got [1]",
+        ),
+        (
+            r#"{"head_dim": 64, "rope_theta": 1, "rope_parameters": 3}"#,
+            "rope_parameters: must be an object, got 3",
+        ),
+        (
+            r#"{"head_dim": 64, "rope_theta": 1, "partial_rotary_factor": 1.5}"#,
+            "partial_rotary_factor: must be above 0 and at most 1, got 1.5",
+        ),
+        (
+            r#"{"head_dim": 64, "rope_theta": 1, "num_hidden_layers": 1000000000}"#,
+            "num_hidden_layers: must be at most 65,536, got 1000000000",
+        ),
+        (
+            r#"{"model_type": "vjepa2", "head_dim": 64}"#,
+            "model_type: must be a family that is known: what it applies is no rotation, got vjepa2",
+        ),
+    ] {
+        assert_eq!(fault(text), expected, "{text}");
+    }
+    assert!(fault("{").starts_with("config.json: must be JSON, got EOF"));
+}

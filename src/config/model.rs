@@ -1,0 +1,120 @@
+//! What a model's file says of its RoPE, layer by layer.
+
+use super::RopeConfig;
+use crate::error::{Result, RopeError};
+use crate::positions::GridPositions;
+
+/// The RoPE of one part of a model (its text, or its vision tower), as its file says.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ModelRope {
+    /// The family whose rules were taken: its `model_type` or architecture. None: nobody knows it, and the general rules were.
+    pub family: Option<&'static str>,
+    /// What the file does not say, and the family's defaults do: keys of a `config.json` or of GGUF metadata.
+    pub defaulted: Vec<&'static str>,
+    /// The kinds of layers, in the order of their first layer. There is at least one.
+    pub kinds: Vec<LayerKind>,
+    /// For each layer, which of the kinds it is. Empty where the file does not say how many layers there are.
+    pub layers: Vec<usize>,
+}
+
+/// Layers with one RoPE.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct LayerKind {
+    /// The name that the model's family has for them: `full_attention`, `sliding_attention`, …
+    pub name: String,
+    /// Their RoPE. None: these layers do not rotate (NoPE).
+    pub rope: Option<LayerRope>,
+}
+
+/// The RoPE of one kind of layer.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct LayerRope {
+    /// Dimensions, pairing, axes, frequencies, direction.
+    pub config: RopeConfig,
+    /// What the family multiplies the scale of the softmax by beside `1 / sqrt(head_dim)`, because of its scaling (DeepSeek V2 and V3: see
+    /// [`Yarn::softmax_factor`](super::Yarn::softmax_factor)). It is the host's to apply. 1 for most.
+    pub softmax_factor: f64,
+    /// How patches are numbered, for the vision part of a model.
+    pub grid: Option<GridPositions>,
+}
+
+impl LayerRope {
+    #[cfg_attr(
+        not(any(feature = "gguf", feature = "huggingface")),
+        expect(dead_code, reason = "readers are features")
+    )]
+    pub(crate) fn new(config: RopeConfig) -> Self {
+        Self {
+            config,
+            softmax_factor: 1.0,
+            grid: None,
+        }
+    }
+}
+
+impl ModelRope {
+    /// The RoPE of all layers that rotate, where they have the same.
+    ///
+    /// # Errors
+    /// [`RopeError::Config`] listing the kinds where they differ, or none rotates.
+    pub fn only(&self) -> Result<&LayerRope> {
+        let mut rotating = self.kinds.iter().filter_map(|kind| kind.rope.as_ref());
+        match rotating.next() {
+            Some(rope) if rotating.all(|other| other == rope) => Ok(rope),
+            _ => Err(RopeError::config(
+                "layer type",
+                format!("must be chosen of {}", self.names()),
+                "none",
+            )),
+        }
+    }
+
+    /// The kind of this name.
+    ///
+    /// # Errors
+    /// [`RopeError::Config`] listing the kinds where there is none of this name.
+    pub fn kind(&self, name: &str) -> Result<&LayerKind> {
+        self.kinds
+            .iter()
+            .find(|kind| kind.name == name)
+            .ok_or_else(|| {
+                RopeError::config(
+                    "layer type",
+                    format!("must be one of {}", self.names()),
+                    name,
+                )
+            })
+    }
+
+    /// The kind of a layer, counted from 0.
+    ///
+    /// # Errors
+    /// [`RopeError::Config`] for a layer that is not there; where the file does not say how many there are, any layer is there if all are of
+    /// one kind.
+    pub fn layer(&self, index: u32) -> Result<&LayerKind> {
+        let found = match (&self.layers[..], &self.kinds[..]) {
+            ([], [only]) => Some(only),
+            (layers, kinds) => layers.get(index as usize).and_then(|&kind| kinds.get(kind)),
+        };
+        found.ok_or_else(|| {
+            RopeError::config(
+                "layer",
+                if self.layers.is_empty() {
+                    "must be chosen by its type: the file does not say how many layers there are"
+                        .into()
+                } else {
+                    format!("must be below {}", self.layers.len())
+                },
+                index,
+            )
+        })
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<_> = self.kinds.iter().map(|kind| kind.name.as_str()).collect();
+        names.join(", ")
+    }
+}
