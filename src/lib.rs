@@ -111,6 +111,6 @@ pub use {
 };
 
 /// The README's code, compiled and run as its readers would.
-#[cfg(all(doctest, feature = "wgpu"))]
+#[cfg(all(doctest, feature = "wgpu", feature = "huggingface"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

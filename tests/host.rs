@@ -415,6 +415,13 @@ fn plans_for_other_devices_are_refused() {
         );
         assert_eq!(
             fault(&Limits {
+                max_compute_workgroup_storage_size: 1 << 20,
+                ..own
+            }),
+            "max_compute_workgroup_storage_size"
+        );
+        assert_eq!(
+            fault(&Limits {
                 min_storage_buffer_offset_alignment: 4,
                 ..own
             }),

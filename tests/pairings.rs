@@ -291,6 +291,9 @@ fn pairs_that_move_are_rotated_as_those_that_stay_and_then_moved() {
             check::<f16>(context, pairs);
             check::<bf16>(context, pairs);
         }
+        // As large as the memory of every device's workgroup.
+        check::<f32>(context, 2044);
+        check::<f16>(context, 4087);
     }
 }
 

@@ -9,8 +9,9 @@
 )]
 
 use wgpu_rope::{
-    ElementType, Frequencies, HeadLayout, Limits, Pair, Pairing, Placement, PositionSource,
-    Resource, RopeConfig, RopeError, RopePlan, RotateSpec, Rows, Scaling, TablePlan, TableSpec,
+    Angles, AxisOrder, ElementType, Frequencies, HeadLayout, Limits, Pair, Pairing, Placement,
+    PlannedDispatch, PositionSource, Resource, RopeConfig, RopeError, RopePlan, RotateSpec, Rows,
+    Scaling, TablePlan, TableSpec,
 };
 
 fn config_fault(config: RopeConfig) -> String {
@@ -360,6 +361,230 @@ fn paths_are_chosen_by_what_the_words_allow() {
     assert_eq!(path(24, 22, 0, HalfSplit, Bf16, 24), "windows_one");
     assert_eq!(path(24, 20, 1, Interleaved, Bf16, 24), "windows_one");
     assert_eq!(path(24, 20, 1, Interleaved, F32, 24), "words_one");
+}
+
+/// The first dispatch of a rotation of Q and, where there is one, of K.
+fn first(plan: &RopePlan) -> PlannedDispatch {
+    plan.dispatches(Placement::default()).unwrap()[0].clone()
+}
+
+fn constant(planned: &PlannedDispatch, name: &str) -> u32 {
+    let found = planned.constants.iter().find(|(given, _)| *given == name);
+    found.unwrap().1 as u32
+}
+
+#[test]
+fn pairings_take_the_path_that_their_blocks_allow() {
+    use ElementType::{Bf16, F16, F32};
+    use Pairing::{HalfSplitBlocks, HalfSplitToInterleaved, InterleavedToHalfSplit};
+    let plan = |dim: u32, pairing, element| {
+        let config = RopeConfig::new(dim).with_pairing(pairing);
+        let layout = HeadLayout::bshd(4, 3, dim);
+        let spec = RotateSpec::new(&config, 1, 4, layout, element);
+        first(&RopePlan::new(&spec, &Limits::default()).unwrap())
+    };
+    // Pairs of a block: 16 and 12, 9, 1.
+    for (dim, pairing, element, path) in [
+        (96, HalfSplitBlocks(3), F32, "quads_one"),
+        (96, HalfSplitBlocks(3), Bf16, "quads_one"),
+        (96, HalfSplitBlocks(4), F32, "quads_one"),
+        (96, HalfSplitBlocks(4), F16, "words_one"),
+        (36, HalfSplitBlocks(2), F32, "words_one"),
+        (36, HalfSplitBlocks(2), F16, "windows_one"),
+        (96, HalfSplitBlocks(48), F32, "words_one"),
+        (96, HalfSplitBlocks(48), Bf16, "windows_one"),
+        (96, HalfSplitBlocks(1), Bf16, "quads_one"),
+        (96, InterleavedToHalfSplit, F32, "windows_one"),
+        (96, InterleavedToHalfSplit, F16, "windows_one"),
+        (96, HalfSplitToInterleaved, F32, "windows_one"),
+        (96, HalfSplitToInterleaved, Bf16, "windows_one"),
+    ] {
+        let planned = plan(dim, pairing, element);
+        assert_eq!(planned.entry_point, path, "{dim} {pairing:?} {element:?}");
+    }
+    // 12 lanes of 4 pairs, 4 to a block, whose y stand 4 lanes behind its x.
+    let blocks = plan(96, HalfSplitBlocks(3), F32);
+    assert_eq!(
+        (constant(&blocks, "LANES"), constant(&blocks, "BLOCK")),
+        (12, 4)
+    );
+    assert_eq!(blocks.uniform[12], 4);
+    // One block is no other plan than half-split.
+    assert_eq!(
+        plan(96, HalfSplitBlocks(1), F16),
+        plan(96, Pairing::HalfSplit, F16)
+    );
+    // Which way pairs move is in two flags.
+    for (pairing, flags) in [
+        (InterleavedToHalfSplit, (1, 0)),
+        (HalfSplitToInterleaved, (0, 1)),
+    ] {
+        let planned = plan(96, pairing, F32);
+        let made = (
+            constant(&planned, "INTERLEAVED"),
+            constant(&planned, "WRITES_INTERLEAVED"),
+        );
+        assert_eq!(made, flags);
+        assert_eq!(planned.uniform[12], 48);
+    }
+}
+
+#[test]
+fn a_window_is_a_workgroup_of_its_own() {
+    let config = RopeConfig::new(80)
+        .with_rotary_dim(70)
+        .with_rotary_offset(5)
+        .with_pairing(Pairing::InterleavedToHalfSplit);
+    let (q, k) = (HeadLayout::bshd(9, 6, 80), HeadLayout::bshd(9, 2, 80));
+    let spec = |element| RotateSpec::new(&config, 2, 9, q, element).with_key(k, element);
+    for (element, staged, workgroup) in [(ElementType::F32, 70, 96), (ElementType::F16, 36, 64)] {
+        let plan = RopePlan::new(&spec(element), &Limits::default()).unwrap();
+        let planned = first(&plan);
+        assert_eq!(plan.dispatches(Placement::default()).unwrap().len(), 1);
+        assert_eq!(planned.entry_point, "windows_two");
+        // 6 heads of the query, then 2 of the key.
+        assert_eq!(planned.workgroups(9), [8, 9, 2]);
+        assert_eq!(planned.uniform[13..15], [6, 2]);
+        assert_eq!(constant(&planned, "WINDOW"), 70);
+        assert_eq!(constant(&planned, "STAGED"), staged);
+        assert_eq!(constant(&planned, "WORKGROUP"), workgroup);
+        let bound: Vec<_> = planned.bindings.iter().map(|b| b.resource).collect();
+        assert_eq!(
+            bound,
+            [
+                Resource::Uniform,
+                Resource::Rows,
+                Resource::Query,
+                Resource::Key
+            ]
+        );
+        // First element and strides in elements, from the binding on.
+        assert_eq!(planned.uniform[..4], [5, 9 * 480, 480, 80]);
+        let shared = Placement {
+            key: 1 << 16,
+            shared: true,
+            ..Placement::default()
+        };
+        let [planned] = &plan.dispatches(shared).unwrap()[..] else {
+            panic!("one dispatch");
+        };
+        assert_eq!(planned.entry_point, "windows_one");
+        assert_eq!(planned.workgroups(1), [8, 1, 2]);
+        assert_eq!(
+            u64::from(planned.uniform[4]),
+            5 + (1 << 16) / element.bytes()
+        );
+    }
+    let given = RopePlan::new(
+        &spec(ElementType::F32).with_workgroup(17),
+        &Limits::default(),
+    );
+    assert_eq!(constant(&first(&given.unwrap()), "WORKGROUP"), 17);
+    // 16-bit pairs of a window that starts off the words share them with their neighbours, in every view: strides and offsets are even.
+    let odd = RopeConfig::new(32)
+        .with_rotary_dim(16)
+        .with_rotary_offset(3);
+    let layout = HeadLayout::bshd(4, 1, 32);
+    let path = |key: HeadLayout, element| {
+        let spec = RotateSpec::new(&odd, 1, 4, layout, element).with_key(key, element);
+        let plan = RopePlan::new(&spec, &Limits::default()).unwrap();
+        assert_eq!(plan.dispatches(Placement::default()).unwrap().len(), 1);
+        first(&plan).entry_point
+    };
+    let off = layout.with_strides(0, 34, 34).with_offset(2);
+    assert_eq!(path(layout, ElementType::Bf16), "windows_two");
+    assert_eq!(path(off, ElementType::Bf16), "windows_two");
+    assert_eq!(path(off, ElementType::F32), "words_two");
+}
+
+#[test]
+fn windows_have_to_fit_a_workgroups_memory() {
+    let moving = Pairing::InterleavedToHalfSplit;
+    let plan = |dim: u32, pairing, element, limits: &Limits| {
+        let config = RopeConfig::new(dim).with_pairing(pairing);
+        let layout = HeadLayout::bshd(1, 1, dim);
+        RopePlan::new(&RotateSpec::new(&config, 1, 1, layout, element), limits)
+            .map(|plan| first(&plan).entry_point)
+            .map_err(|error| error.to_string())
+    };
+    let fault = |needed: u32| {
+        format!(
+            "query: needs max_compute_workgroup_storage_size of {needed}, the device has 16352; request it in required_limits"
+        )
+    };
+    let base = Limits::default();
+    assert_eq!(
+        plan(4088, moving, ElementType::F32, &base),
+        Ok("windows_one")
+    );
+    assert_eq!(
+        plan(4090, moving, ElementType::F32, &base),
+        Err(fault(16_360))
+    );
+    // Two to a word, and a word more for windows that start within one.
+    assert_eq!(
+        plan(8174, moving, ElementType::F16, &base),
+        Ok("windows_one")
+    );
+    assert_eq!(
+        plan(8176, moving, ElementType::F16, &base),
+        Err(fault(16_356))
+    );
+    // Pairs that stay take no such memory.
+    assert_eq!(
+        plan(8192, Pairing::HalfSplit, ElementType::F32, &base),
+        Ok("quads_one")
+    );
+    let large = Limits {
+        max_compute_workgroup_storage_size: 1 << 16,
+        ..base
+    };
+    assert_eq!(
+        plan(8192, moving, ElementType::F32, &large),
+        Ok("windows_one")
+    );
+    // The key by its own name.
+    let config = RopeConfig::new(8200)
+        .with_rotary_dim(8190)
+        .with_rotary_offset(1);
+    let layout = HeadLayout::bshd(1, 1, 8200);
+    let spec = RotateSpec::new(&config, 1, 1, layout, ElementType::F32)
+        .with_key(layout, ElementType::Bf16);
+    assert!(
+        RopePlan::new(&spec, &base)
+            .unwrap_err()
+            .to_string()
+            .starts_with("key: needs max_compute_workgroup_storage_size of 16384")
+    );
+}
+
+#[test]
+fn lists_of_positions_have_to_fit_a_binding() {
+    let pairs = [0, 1, 2].map(|axis| Pair {
+        inv_freq: 1.0,
+        axis,
+    });
+    let frequencies = Frequencies::from_pairs(pairs, 1.0).unwrap();
+    let plan = TablePlan::new(&TableSpec::new(&frequencies), 10, &Limits::default()).unwrap();
+    let order = AxisOrder::First { rows: 20 << 20 };
+    let fault = plan.fill(PositionSource::PerAxis(order), 0..256 << 20, [0; 2]);
+    // 40 Mi values and 10 more, of 4 bytes.
+    assert_eq!(
+        fault.unwrap_err().to_string(),
+        "positions: needs max_storage_buffer_binding_size of 167772200, the device has 134217728; request it in required_limits"
+    );
+    let words = |angles| {
+        let spec = TableSpec::new(&frequencies).with_angles(angles);
+        TablePlan::new(&spec, 1, &Limits::default())
+            .unwrap()
+            .pairs()
+            .len()
+    };
+    // 8 words for each pair, 4 for each of 148 powers of two.
+    assert_eq!(
+        (words(Angles::Exact), words(Angles::F32)),
+        (24, 24 + 4 * 148)
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What rotates: a model's file, or frequencies, pairs or cos and sin of the input.
 
 use safetensors::SafeTensors;
-use wgpu_rope::config::{LayerRope, ModelRope, huggingface};
+use wgpu_rope::config::{LayerRope, ModelRope, gguf, huggingface};
 use wgpu_rope::positions::GridPositions;
 use wgpu_rope::{
     CacheLayout, Element, ElementType, Frequencies, Pair, Pairing, RopeConfig, Scaling,
@@ -101,7 +101,8 @@ impl Source {
                 Some(huggingface::read_part(&text, part)?)
             }
             (None, Some(path)) => {
-                return Err(format!("{}: TEMPORARY", path.display()).into());
+                let file = gguf::File::open(path)?;
+                Some(gguf::read_metadata(&file)?)
             }
             (None, None) => None,
         };

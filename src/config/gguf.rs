@@ -4,16 +4,17 @@
 //! application with a reader of its own implements [`Metadata`] for it.
 //!
 //! Read are the values with llama.cpp's own parameters of a context: what a command line changes there (`--rope-scaling`,
-//! `--yarn-ext-factor`, …) is the application's to change with the methods of [`RopeConfig`].
+//! `--yarn-ext-factor`, …) is the application's to change with the methods of [`RopeConfig`](super::RopeConfig).
 //!
 //! # Where this is not llama.cpp
 //! - **M-RoPE by turns** (IMROPE: Qwen3-VL, Qwen3.5 and others). ggml gives the pairs that none of the three sections reaches to a fourth
 //!   row of positions, which is 0 for text; the models were trained with these pairs turned by time, as [`Axes::Interleaved`](super::Axes::Interleaved) has it
 //!   and as they are read here. With sections `[24, 20, 20, 0]` these are pairs 61 and 62.
 //! - **Factors of scaling** are taken as the file has them: ggml takes their reciprocals, rounded to f32.
-//! - **Heads** are counted on the first layer that has any (PLaMo 2): llama.cpp looks at the first layer only, and turns nothing there.
-//! - **Text of several parts**: in a file of which this is one part of several, tensors are looked for in all of them, as
-//!   llama.cpp does; [`File::open`] finds them by their names.
+//! - **Heads** are counted on the first layer that has any (`PLaMo` 2): llama.cpp looks at the first layer only, and turns nothing there.
+//! - **Types** of integers and floats are taken as they come: llama.cpp refuses an i32 where it looks for a u32.
+//!
+//! A model in several parts (`…-00001-of-00005.gguf`) is read from the first; any of them may hold its tensors, so [`File::open`] looks into all.
 //!
 //! Layers of multi-token prediction (`nextn_predict_layers`) are not among [`ModelRope::layers`]; they rotate as full ones. Nor are the
 //! heads of an indexer, which have a window of their own (DeepSeek V3.2, GLM-DSA).

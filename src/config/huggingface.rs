@@ -107,11 +107,11 @@ pub fn read_part(text: &str, part: Part<'_>) -> Result<Option<ModelRope>> {
     let vision_part = || find(file, &VISION_KEYS);
     match part {
         Part::Main => match text_part() {
-            Some(part) => read_text(part, Some((own, file))),
+            Some(part) => read_text(part, own),
             None => read_any(file),
         },
         Part::Text => match text_part() {
-            Some(part) => read_text(part, Some((own, file))),
+            Some(part) => read_text(part, own),
             None => read_text(file, None),
         },
         Part::Vision => match vision_part() {
@@ -120,13 +120,16 @@ pub fn read_part(text: &str, part: Part<'_>) -> Result<Option<ModelRope>> {
             None => Err(no_part("vision", file)),
         },
         Part::Audio => match find(file, &AUDIO_KEYS).filter(|_| !is_refused(own)) {
-            Some(part) => read_text(part, Some((None, file))),
+            Some(part) => read_text(part, None),
             None => read_text(file, None),
         },
         Part::Key(path) => {
             let part = at(file, path).or_else(|| at(file, &format!("{path}_config")));
             let part = part.ok_or_else(|| no_part(path, file))?;
-            read_any(find(part, &TEXT_KEYS[..1]).unwrap_or(part))
+            match find(part, &TEXT_KEYS[..1]) {
+                Some(text) => read_text(text, string(part, "model_type")?),
+                None => read_any(part),
+            }
         }
     }
 }
@@ -245,16 +248,13 @@ fn has_rope(part: &Object, family: &Family) -> Result<bool> {
     })
 }
 
-fn read_text(
-    part: &Object,
-    composite: Option<(Option<&str>, &Object)>,
-) -> Result<Option<ModelRope>> {
-    let outer = composite.and_then(|(name, _)| name);
+/// A part that is no vision tower; `composite` is the name of the model it is a part of.
+fn read_text(part: &Object, composite: Option<&str>) -> Result<Option<ModelRope>> {
     let own = string(part, "model_type")?;
     if own.is_some_and(|own| WITHOUT.contains(&own)) {
         return Ok(None);
     }
-    let (name, family) = family(part, outer)?;
+    let (name, family) = family(part, composite)?;
     if !has_rope(part, family)? {
         return Ok(None);
     }
@@ -523,7 +523,14 @@ impl Reader<'_> {
     fn head_dim(&self, kind: &str, defaulted: &mut Vec<&'static str>) -> Result<u32> {
         let (file, family) = (self.file, self.family);
         if let Some(global) = family.global_head.filter(|_| kind == "full_attention") {
-            return Ok(match whole(file, "global_head_dim")? {
+            // Transformers 5 writes it layer by layer.
+            let each = object(file, "per_layer_config")?;
+            let listed = each.and_then(|each| {
+                each.values()
+                    .find_map(|layer| layer.get("head_dim")?.as_u64())
+            });
+            let listed = listed.and_then(|head_dim| u32::try_from(head_dim).ok());
+            return Ok(match whole(file, "global_head_dim")?.or(listed) {
                 Some(head_dim) => head_dim,
                 None => {
                     layers::note(defaulted, "global_head_dim");

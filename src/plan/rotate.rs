@@ -105,7 +105,7 @@ impl RopePlan {
         for (operand, side) in spec.sides() {
             let needed = u64::from(plan.window_words(side.element)) * 4;
             let allowed = limits.max_compute_workgroup_storage_size;
-            // Whether it takes this path depends on its placement too; 16-bit views whose windows start on odd elements always do.
+            // No placement changes whether it does: offsets are whole words.
             let path = Placed::new(&plan, operand, Resource::Query, side, 0)?.path(spec);
             if path == Path::Windows && needed > allowed.into() {
                 return Err(RopeError::Limit {
@@ -218,8 +218,11 @@ impl RopePlan {
 
     /// Query and key in one dispatch, where they hold the same type and each fits a binding and a grid whole.
     fn joint(&self, query: &Placed, key: &Placed, shared: bool) -> Result<Option<PlannedDispatch>> {
-        let path = query.path(&self.spec).min(key.path(&self.spec));
-        if query.side.element != key.side.element {
+        let paths = [query.path(&self.spec), key.path(&self.spec)];
+        let path = paths[0].min(paths[1]);
+        // A tensor that has a faster path than whole windows keeps it.
+        let is_slowed = path == Path::Windows && paths[0] != paths[1];
+        if query.side.element != key.side.element || is_slowed {
             return Ok(None);
         }
         let whole = |placed: &Placed| {

@@ -279,7 +279,7 @@ fn tensors_of_factors() {
     );
     assert_eq!(
         linear.model().defaulted,
-        ["rope.freq_base", "rope.scaling.type"]
+        ["rope.scaling.type", "rope.freq_base"]
     );
 
     // YaRN and factors: as both by themselves.
@@ -1069,8 +1069,8 @@ fn malformed_files() {
         }
     }
     let long = with(&|w| {
-        w.keys
-            .push(("a".into(), Raw(8, u64::MAX.to_le_bytes().to_vec())))
+        let length = u64::MAX.to_le_bytes().to_vec();
+        w.keys.push(("a".into(), Raw(8, length)));
     });
     assert!(
         long.starts_with("GGUF: must have 18446744073709551615 bytes for a at byte"),
@@ -1261,6 +1261,7 @@ fn full(architecture: &'static Architecture) -> Writer {
         .with("attention.key_length_swa", U32(16))
         .with("attention.key_length_mla_swa", U32(24))
         .with("leading_dense_block_count", U32(1))
+        .with("full_attention_interval", U32(4))
         .with("rope.freq_base_swa", F32(5e3))
         .with("rope.dimension_count", U32(16))
         .with("rope.dimension_sections", Ints(vec![4, 2, 2, 0]))

@@ -537,6 +537,7 @@ pub(super) static COMPOSITES: &[(&str, &str, bool)] = &[
     ("qwen3_5_moe", "qwen3_5_moe_text", true),
     ("qwen3_asr", "qwen3", false),
     ("qwen3_omni_moe_thinker", "qwen3_omni_moe_text", true),
+    ("qwen3_omni_moe_talker", "qwen3_omni_moe_talker_text", true),
     ("qwen3_vl", "qwen3_vl_text", true),
     ("qwen3_vl_moe", "qwen3_vl_moe_text", true),
     ("qwen4_exp", "qwen4_exp_text", true),

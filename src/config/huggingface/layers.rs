@@ -412,10 +412,10 @@ fn layer_names(file: &Object, family: &Family) -> Result<Vec<String>> {
 impl Every {
     fn is_full(self, layer: u32, count: u32, period: u32) -> bool {
         let by_phase = match self.phase {
-            Phase::First => layer % period == 0,
+            Phase::First => layer.is_multiple_of(period),
             Phase::Second => layer % period == 1,
-            Phase::Last => (layer + 1) % period == 0,
-            Phase::FromEnd => (count - 1 - layer) % period == 0,
+            Phase::Last => (layer + 1).is_multiple_of(period),
+            Phase::FromEnd => (count - 1 - layer).is_multiple_of(period),
         };
         by_phase || (self.starts_full && layer == 0) || (self.ends_full && layer + 1 == count)
     }

@@ -17,7 +17,7 @@ pub(super) struct Scaled {
 pub(super) struct Habits {
     /// `su` and `yarn` mean LongRoPE, and the original length beside the set is what counts (Phi-3).
     pub(super) phi3: bool,
-    /// `short_mscale` is the attention factor, and the short divisors are all that is used (PhiMoE).
+    /// `short_mscale` is the attention factor, and the short divisors are all that is used (`PhiMoE`).
     pub(super) phimoe: bool,
     /// The set is one of several: a length beside it does not count.
     pub(super) nested: bool,

@@ -1,5 +1,5 @@
 use super::families::{Nope, Sets};
-use super::vision::TOWERS;
+use super::vision::{Scheme, TOWERS};
 use super::*;
 use crate::config::{AxisRun, LayerRope, Yarn};
 use crate::positions::GridAxis;
@@ -88,6 +88,23 @@ fn described(family: &Family) -> String {
     )
 }
 
+fn scheme(scheme: Scheme) -> &'static str {
+    match scheme {
+        Scheme::Axial => "row, then column",
+        Scheme::AxialFromOne => "column, then row, from 1",
+        Scheme::WidthFirst => "column, then row, of positions (row, column)",
+        Scheme::WidthFirstInterleaved => "the same, interleaved, from 1",
+        Scheme::Kimi => "column and row by turns",
+        Scheme::Pixtral => "row, then column, of one list of frequencies",
+        Scheme::Gemma4 => "a block for column, one for row",
+        Scheme::MiniMax => "frame, row, column",
+        Scheme::Llama4 => "column, then row, interleaved, from 1",
+        Scheme::Dino => "row, then column, centres from -1 to 1",
+        Scheme::SamMemory => "column, then row, interleaved, of features",
+        Scheme::Sam3 => "column, then row, interleaved, in windows and over the image",
+    }
+}
+
 /// The documentation's table says what the code does: run with `WGPU_ROPE_BLESS=1` to write it anew.
 #[test]
 fn the_table_of_families_is_that_of_the_code() {
@@ -105,10 +122,10 @@ fn the_table_of_families_is_that_of_the_code() {
     table += "\nVision towers, whose positions are places in a grid of patches.\n\n| `model_type` | in | scheme | theta |\n|---|---|---|---|\n";
     for tower in TOWERS {
         table += &format!(
-            "| {} | {} | {:?} | {:e} |\n",
+            "| {} | {} | {} | {:e} |\n",
             quoted(tower.names),
             quoted(tower.composites),
-            tower.scheme,
+            scheme(tower.scheme),
             tower.theta
         );
     }

@@ -1,0 +1,585 @@
+//! The `rotate` example as its users run it: a program, files, an exit code and a line on stderr.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "a test stops where something is not as it has to be"
+)]
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use safetensors::{Dtype, SafeTensors, View};
+
+/// The program, which `cargo test` builds beside the tests.
+fn program() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let folder = tests.parent().and_then(Path::parent).unwrap();
+    let program = folder
+        .join("examples")
+        .join(format!("rotate{}", std::env::consts::EXE_SUFFIX));
+    assert!(
+        program.exists(),
+        "{} is not built: cargo test --examples",
+        program.display()
+    );
+    program
+}
+
+/// A tensor to write.
+#[derive(Clone)]
+struct Tensor {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Tensor {
+    fn f32(shape: &[usize], values: impl IntoIterator<Item = f32>) -> Self {
+        Self::of(
+            Dtype::F32,
+            shape,
+            values.into_iter().flat_map(f32::to_le_bytes),
+        )
+    }
+
+    fn f64(shape: &[usize], values: impl IntoIterator<Item = f64>) -> Self {
+        Self::of(
+            Dtype::F64,
+            shape,
+            values.into_iter().flat_map(f64::to_le_bytes),
+        )
+    }
+
+    fn i64(shape: &[usize], values: impl IntoIterator<Item = i64>) -> Self {
+        Self::of(
+            Dtype::I64,
+            shape,
+            values.into_iter().flat_map(i64::to_le_bytes),
+        )
+    }
+
+    fn of(dtype: Dtype, shape: &[usize], bytes: impl Iterator<Item = u8>) -> Self {
+        Self {
+            dtype,
+            shape: shape.to_vec(),
+            bytes: bytes.collect(),
+        }
+    }
+
+    /// Values that are all different and of both signs.
+    fn heads(shape: &[usize]) -> Self {
+        let count: usize = shape.iter().product();
+        Self::f32(
+            shape,
+            (0..count).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.01),
+        )
+    }
+
+    fn values(&self) -> Vec<f32> {
+        bytemuck::pod_collect_to_vec(&self.bytes)
+    }
+}
+
+impl View for &Tensor {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        (&self.bytes[..]).into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// A folder of one test, removed behind it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("wgpu-rope-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+
+    /// Runs the program on these tensors with `--cpu`: its output, or the line it says.
+    fn run(
+        &self,
+        tensors: &[(&str, &Tensor)],
+        config: Option<&str>,
+        flags: &[&str],
+    ) -> Result<Out, String> {
+        let [input, output, file] =
+            ["in.safetensors", "out.safetensors", "config.json"].map(|name| self.0.join(name));
+        let _ = std::fs::remove_file(&output);
+        safetensors::serialize_to_file(tensors.iter().copied(), None, &input).unwrap();
+        let mut command = Command::new(program());
+        command
+            .arg("--input")
+            .arg(&input)
+            .arg("--output")
+            .arg(&output)
+            .args(flags);
+        command.arg("--cpu");
+        if let Some(text) = config {
+            std::fs::write(&file, text).unwrap();
+            command.arg("--config").arg(&file);
+        }
+        let done = command.output().unwrap();
+        let said = String::from_utf8(done.stderr).unwrap();
+        if done.status.success() {
+            assert_eq!(said, "");
+            return Ok(Out {
+                bytes: std::fs::read(&output).unwrap(),
+                report: String::from_utf8(done.stdout).unwrap(),
+            });
+        }
+        assert_eq!(done.status.code(), Some(2), "{said}");
+        assert!(!output.exists() && !self.0.join("out.safetensors.partial").exists());
+        assert_eq!(said.lines().count(), 1, "{said}");
+        Err(said.trim_end().to_owned())
+    }
+
+    fn fault(&self, tensors: &[(&str, &Tensor)], config: Option<&str>, flags: &[&str]) -> String {
+        match self.run(tensors, config, flags) {
+            Err(said) => said,
+            Ok(out) => panic!("{flags:?} went well: {}", out.report),
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+struct Out {
+    bytes: Vec<u8>,
+    report: String,
+}
+
+impl Out {
+    fn get(&self, name: &str) -> Tensor {
+        let file = SafeTensors::deserialize(&self.bytes).unwrap();
+        let tensor = file.tensor(name).unwrap();
+        Tensor {
+            dtype: tensor.dtype(),
+            shape: tensor.shape().to_vec(),
+            bytes: tensor.data().to_vec(),
+        }
+    }
+}
+
+const LLAMA: &str = r#"{"model_type": "llama", "head_dim": 8, "rope_theta": 100.0}"#;
+
+/// Half-split rotation of one head of 8 channels at a position, theta 100, in f64.
+fn rotated(head: &[f32], position: f64) -> Vec<f64> {
+    let mut out: Vec<f64> = head.iter().map(|&x| x.into()).collect();
+    for k in 0..4 {
+        let (s, c) = (position * 100_f64.powf(-(k as f64) / 4.0)).sin_cos();
+        let (x, y) = (f64::from(head[k]), f64::from(head[k + 4]));
+        (out[k], out[k + 4]) = (x * c - y * s, x * s + y * c);
+    }
+    out
+}
+
+fn assert_close(made: &[f32], truth: &[f64]) {
+    assert_eq!(made.len(), truth.len());
+    for (made, truth) in made.iter().zip(truth) {
+        // Values up to 1.01: 3.01 * 2^-24 * sqrt(2) of that, as in tests/rotate.rs.
+        assert!((f64::from(*made) - truth).abs() < 2.6e-7, "{made} {truth}");
+    }
+}
+
+#[test]
+fn layouts_and_positions() {
+    let folder = Folder::new("layouts");
+    let (b, s, h, d) = (2, 3, 2, 8);
+    let positions = [[5, 9, 2], [7, 0, 1_000_000]];
+    let ids = Tensor::i64(&[b, s], positions.iter().flatten().copied());
+    // The same heads in every layout.
+    let bshd = Tensor::heads(&[b, s, h, d]);
+    let values = bshd.values();
+    let at = |ib: usize, is: usize, ih: usize| &values[((ib * s + is) * h + ih) * d..][..d];
+    let mut truth = Vec::new();
+    for (ib, row) in positions.iter().enumerate() {
+        for (is, &position) in row.iter().enumerate() {
+            for ih in 0..h {
+                truth.extend(rotated(at(ib, is, ih), position as f64));
+            }
+        }
+    }
+    let out = folder
+        .run(
+            &[("q", &bshd), ("position_ids", &ids)],
+            Some(LLAMA),
+            &["--layout", "bshd"],
+        )
+        .unwrap();
+    assert_eq!(out.get("q").shape, [b, s, h, d]);
+    assert_close(&out.get("q").values(), &truth);
+    assert!(out.report.contains("family llama"), "{}", out.report);
+
+    let packed = Tensor {
+        shape: vec![b, s, h * d],
+        ..bshd.clone()
+    };
+    let out = folder
+        .run(
+            &[("k", &packed), ("position_ids", &ids)],
+            Some(LLAMA),
+            &["--layout", "bsd"],
+        )
+        .unwrap();
+    assert_eq!(out.get("k").shape, [b, s, h * d]);
+    assert_close(&out.get("k").values(), &truth);
+
+    let heads_first =
+        (0..b).flat_map(|ib| (0..h).flat_map(move |ih| (0..s).map(move |is| (ib, is, ih))));
+    let heads_first: Vec<_> = heads_first.collect();
+    let bhsd = Tensor::f32(
+        &[b, h, s, d],
+        heads_first
+            .iter()
+            .flat_map(|&(ib, is, ih)| at(ib, is, ih).to_vec()),
+    );
+    let out = folder
+        .run(&[("x", &bhsd), ("position_ids", &ids)], Some(LLAMA), &[])
+        .unwrap();
+    let expected = heads_first
+        .iter()
+        .flat_map(|&(ib, is, ih)| rotated(at(ib, is, ih), positions[ib][is] as f64));
+    assert_close(&out.get("x").values(), &expected.collect::<Vec<_>>());
+
+    // One start, counted on, for [s, h, d].
+    let shd = Tensor::heads(&[s, h, d]);
+    let start = Tensor::i64(&[], [40]);
+    let out = folder
+        .run(
+            &[("x", &shd), ("p", &start)],
+            Some(LLAMA),
+            &["--layout", "shd", "--positions", "p"],
+        )
+        .unwrap();
+    let chunks = shd.values();
+    let expected = chunks
+        .chunks_exact(d)
+        .enumerate()
+        .flat_map(|(i, head)| rotated(head, (40 + i / h) as f64));
+    assert_close(&out.get("x").values(), &expected.collect::<Vec<_>>());
+    // Only what was asked for is in the output, and the inverse undoes it.
+    let made = out.get("x");
+    let back = folder.run(
+        &[("x", &made), ("y", &shd), ("p", &start)],
+        Some(LLAMA),
+        &[
+            "--layout",
+            "shd",
+            "--positions",
+            "p",
+            "--inverse",
+            "--tensors",
+            "x",
+        ],
+    );
+    let back = back.unwrap();
+    let truth: Vec<f64> = chunks.iter().map(|&x| x.into()).collect();
+    for (made, truth) in back.get("x").values().iter().zip(&truth) {
+        assert!((f64::from(*made) - truth).abs() < 5.2e-7);
+    }
+    assert!(
+        SafeTensors::deserialize(&back.bytes)
+            .unwrap()
+            .tensor("y")
+            .is_err()
+    );
+}
+
+#[test]
+fn axes_stand_first_or_last() {
+    let folder = Folder::new("axes");
+    let config = r#"{"head_dim": 8, "rope_theta": 100.0, "rope_scaling": {"type": "mrope", "mrope_section": [2, 1, 1]}}"#;
+    // Three tokens of one head: [3, 3] fits both ways.
+    let x = Tensor::heads(&[1, 1, 3, 8]);
+    let table = [[1, 2, 3], [4, 5, 6], [7, 8, 9]];
+    let ids = Tensor::i64(&[3, 3], table.iter().flatten().copied());
+    let axis_of = [0, 0, 1, 2];
+    let expected = |position: &dyn Fn(usize, usize) -> i64| -> Vec<f64> {
+        let heads = x.values();
+        let heads = heads.chunks_exact(8).enumerate();
+        heads
+            .flat_map(|(token, head)| {
+                let mut out = vec![0.0; 8];
+                for k in 0..4 {
+                    let turned = rotated(head, position(axis_of[k], token) as f64);
+                    (out[k], out[k + 4]) = (turned[k], turned[k + 4]);
+                }
+                out
+            })
+            .collect()
+    };
+    let run = |flags: &[&str]| {
+        folder
+            .run(&[("x", &x), ("position_ids", &ids)], Some(config), flags)
+            .unwrap()
+    };
+    let first = expected(&|axis, token| table[axis][token]);
+    assert_close(&run(&[]).get("x").values(), &first);
+    assert_close(&run(&["--axes", "first"]).get("x").values(), &first);
+    let last = expected(&|axis, token| table[token][axis]);
+    assert_close(&run(&["--axes", "last"]).get("x").values(), &last);
+    // One id for all axes.
+    let single = Tensor::i64(&[3], [4, 0, 11]);
+    let out = folder
+        .run(&[("x", &x), ("position_ids", &single)], Some(config), &[])
+        .unwrap();
+    assert_close(
+        &out.get("x").values(),
+        &expected(&|_, token| [4, 0, 11][token]),
+    );
+}
+
+#[test]
+fn pairs_and_caches_come_from_the_input() {
+    let folder = Folder::new("pairs");
+    let x = Tensor::heads(&[1, 1, 2, 8]);
+    // The pairs of the half-split head in another order, one of them backwards, one left out.
+    let channels = Tensor::i64(&[3, 2], [6, 2, 0, 4, 1, 5]);
+    let pairs = [
+        ("x", &x),
+        ("pair_in", &channels),
+        ("pair_out", &channels),
+        ("pair_axis", &Tensor::i64(&[3], [0, 0, 0])),
+        (
+            "pair_inv_freq_f64",
+            &Tensor::f64(&[3], [-0.1, 1.0, 100_f64.powf(-0.25)]),
+        ),
+        ("pos_axes_f64", &Tensor::f64(&[1, 1, 2], [3.0, 70.0])),
+    ];
+    let out = folder.run(&pairs, None, &["--pairs"]).unwrap();
+    let values = x.values();
+    let mut truth: Vec<f64> = [(0, 3.0), (1, 70.0)]
+        .iter()
+        .flat_map(|&(i, p)| rotated(&values[8 * i..][..8], p))
+        .collect();
+    for untouched in [3, 7, 11, 15] {
+        truth[untouched] = values[untouched].into();
+        assert_eq!(
+            out.get("x").values()[untouched].to_bits(),
+            values[untouched].to_bits()
+        );
+    }
+    assert_close(&out.get("x").values(), &truth);
+
+    // The same as caches, of which more columns than pairs are there.
+    let angle = |position: usize, k: usize| position as f64 * 100_f64.powf(-(k as f64) / 4.0);
+    let cache = |of: &dyn Fn(f64) -> f64| {
+        Tensor::f32(
+            &[80, 5],
+            (0..80)
+                .flat_map(|p| (0..5).map(move |k| angle(p, k)))
+                .map(|a| of(a) as f32),
+        )
+    };
+    let ids = Tensor::i64(&[1, 2], [3, 70]);
+    let cached = [
+        ("x", &x),
+        ("cos_cache", &cache(&f64::cos)),
+        ("sin_cache", &cache(&f64::sin)),
+        ("position_ids", &ids),
+    ];
+    let out = folder
+        .run(&cached, None, &["--cos-sin", "--pairing", "half"])
+        .unwrap();
+    let truth: Vec<f64> = [(0, 3.0), (1, 70.0)]
+        .iter()
+        .flat_map(|&(i, p)| rotated(&values[8 * i..][..8], p))
+        .collect();
+    assert_close(&out.get("x").values(), &truth);
+    let outside = Tensor::i64(&[1, 2], [3, 80]);
+    let cached = [cached[0], cached[1], cached[2], ("position_ids", &outside)];
+    assert_eq!(
+        folder.fault(&cached, None, &["--cos-sin"]),
+        "table: positions must be within the cache's 80, got 80"
+    );
+}
+
+#[test]
+fn layers_that_do_not_rotate_are_copied() {
+    let folder = Folder::new("nope");
+    let config = r#"{"model_type": "smollm3", "head_dim": 8, "num_hidden_layers": 4, "hidden_size": 16, "num_attention_heads": 2,
+        "rope_theta": 100.0}"#;
+    let x = Tensor::heads(&[1, 1, 2, 8]);
+    let tensors = [("q", &x), ("position_ids", &Tensor::i64(&[2], [1, 2]))];
+    let out = folder
+        .run(&tensors, Some(config), &["--layer", "3"])
+        .unwrap();
+    assert!(out.report.contains("does not rotate"), "{}", out.report);
+    assert_eq!(out.get("q").bytes, x.bytes);
+    let out = folder
+        .run(&tensors, Some(config), &["--layer", "2"])
+        .unwrap();
+    assert_ne!(out.get("q").bytes, x.bytes);
+}
+
+#[test]
+fn a_gpu_gives_the_bits_of_the_cpu() {
+    let folder = Folder::new("gpu");
+    let x = Tensor::heads(&[2, 3, 5, 8]);
+    let tensors = [
+        ("q", &x),
+        (
+            "position_ids",
+            &Tensor::i64(&[5], [0, 1, 131_071, -7, 16_777_217]),
+        ),
+    ];
+    for config in [
+        LLAMA,
+        r#"{"model_type": "deepseek_v3", "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "rope_theta": 100.0}"#,
+    ] {
+        let cpu = folder.run(&tensors, Some(config), &[]).unwrap();
+        // `--adapter` with a name that every adapter has.
+        let output = Command::new(program())
+            .arg("--input")
+            .arg(folder.0.join("in.safetensors"))
+            .arg("--output")
+            .arg(folder.0.join("gpu.safetensors"))
+            .arg("--config")
+            .arg(folder.0.join("config.json"))
+            .args(["--adapter", ""])
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert_eq!(
+            std::fs::read(folder.0.join("gpu.safetensors")).unwrap(),
+            cpu.bytes
+        );
+    }
+}
+
+#[test]
+fn faults_are_one_line() {
+    let folder = Folder::new("faults");
+    let x = Tensor::heads(&[1, 1, 2, 8]);
+    let ids = Tensor::i64(&[2], [1, 2]);
+    let good = [("q", &x), ("position_ids", &ids)];
+    let odd = Tensor::heads(&[1, 1, 2, 6]);
+    let three = Tensor::i64(&[3], [1, 2, 3]);
+    let huge = Tensor::i64(&[2], [1, 1 << 40]);
+    let gemma3 = r#"{"model_type": "gemma3_text", "head_dim": 8, "num_hidden_layers": 6}"#;
+    let mla = r#"{"model_type": "deepseek_v3", "qk_rope_head_dim": 4, "qk_nope_head_dim": 16}"#;
+    for (tensors, config, flags, expected) in [
+        (
+            &good[..],
+            None,
+            &[][..],
+            "what rotates is not said: give --config, --gguf, --theta, --inv-freq, --pairs or --cos-sin",
+        ),
+        (
+            &good,
+            Some("{"),
+            &[],
+            "config.json: must be JSON, got EOF while parsing an object at line 1 column 1",
+        ),
+        (
+            &good,
+            Some(gemma3),
+            &[],
+            "layer type: must be chosen of sliding_attention, full_attention, got none",
+        ),
+        (
+            &good,
+            Some(gemma3),
+            &["--layer-type", "x"],
+            "layer type: must be one of sliding_attention, full_attention, got x",
+        ),
+        (
+            &good,
+            Some(LLAMA),
+            &["--tensors", "z"],
+            "z: no such tensor in the input",
+        ),
+        (
+            &good,
+            Some(LLAMA),
+            &["--positions", "z"],
+            "z: no such tensor in the input; name one with --positions",
+        ),
+        (
+            &good,
+            Some(LLAMA),
+            &["--layout", "shd"],
+            "q: must have the dimensions of shd, got [1, 1, 2, 8]",
+        ),
+        (
+            &good,
+            Some(LLAMA),
+            &["--image", "4,4"],
+            "--image and --grid make positions for a vision part; this one has none",
+        ),
+        (
+            &good,
+            Some(mla),
+            &[],
+            "q: the head must have head_dim 20 or the rotary dimension 4, got 8",
+        ),
+        (
+            &[("q", &odd), good[1]],
+            Some(LLAMA),
+            &[],
+            "q: the head must have head_dim 8 or the rotary dimension 8, got 6",
+        ),
+        (
+            &[good[0], ("position_ids", &three)],
+            Some(LLAMA),
+            &[],
+            "position_ids: must be [2], [1, 2] or one start for q, got [3]",
+        ),
+        (
+            &[good[0], ("position_ids", &huge)],
+            Some(LLAMA),
+            &[],
+            "position_ids: must fit i32, got 1099511627776",
+        ),
+        (
+            &[("q", &ids), good[1]],
+            Some(LLAMA),
+            &[],
+            "q: must be F32, F16 or BF16, got I64",
+        ),
+        (
+            &good,
+            Some(LLAMA),
+            &["--part", "vision"],
+            "part: must be a part of the file, which has none, got vision",
+        ),
+        (
+            &good,
+            Some(LLAMA),
+            &["--no-such-flag"],
+            "unexpected argument '--no-such-flag' found",
+        ),
+        (
+            &good,
+            Some(LLAMA),
+            &["--inverse", "--adjoint"],
+            "the argument '--inverse' cannot be used with '--adjoint'",
+        ),
+    ] {
+        assert_eq!(folder.fault(tensors, config, flags), expected, "{flags:?}");
+    }
+}
