@@ -22,7 +22,7 @@ fn program() -> PathBuf {
         .join(format!("rotate{}", std::env::consts::EXE_SUFFIX));
     assert!(
         program.exists(),
-        "{} is not built: cargo test --examples",
+        "{} is not built: cargo build --all-features --examples",
         program.display()
     );
     program

@@ -231,17 +231,20 @@ fn fit(args: &Args, shape: &[usize], batch: u32, tokens: u32, axes: u32) -> Opti
             batched: entries > 1,
         })
     };
+    // Time, height and width behind a row of text positions, as transformers has them; or before one that ggml keeps for others.
+    let four_rows = |rows: usize, entries: usize| {
+        let skipped = usize::from(args.gguf.is_none());
+        let axes = skipped..skipped + 3;
+        let indices = (0..rows).flat_map(|row| axes.clone().map(move |axis| axis * rows + row));
+        Some(Fit {
+            order: Order::Indices(indices.collect()),
+            single: false,
+            batched: entries > 1,
+        })
+    };
     let with_axes = || match *shape {
-        // Time, height and width behind a row of text positions, as transformers has them.
-        [4, n, y] if first && a == 3 && is_batch(n) && y == s => {
-            let rows = n * s;
-            let indices = (0..rows).flat_map(|row| (1..4).map(move |axis| axis * rows + row));
-            Some(Fit {
-                order: Order::Indices(indices.collect()),
-                single: false,
-                batched: n > 1,
-            })
-        }
+        [4, n, y] if first && a == 3 && is_batch(n) && y == s => four_rows(n * s, n),
+        [4, y] if first && a == 3 && y == s => four_rows(s, 1),
         [x, n, y] if first && x == a && is_batch(n) && y == s => per_axis(n * s, n, n * s, 1),
         [x, y] if first && x == a && y == s => per_axis(s, 1, s, 1),
         [n, x, y] if last && is_batch(n) && x == s && y == a => per_axis(n * s, n, 1, a),

@@ -61,7 +61,9 @@ fn test() -> Result<(), Failure> {
     cargo(&[&["clippy", "--lib", "--no-default-features"], &deny[..]].concat())?;
     driver::ensure(&["--all-features"])?;
     cargo(&["run", "--quiet", "--all-features", "--example", "adapters"])?;
-    // Library, integration tests, examples and doctests; benches are run once each.
+    // One of the examples is a program that tests run.
+    cargo(&["build", "--all-features", "--examples"])?;
+    // Library, integration tests and doctests; benches are run once each.
     cargo(&[
         "test",
         "--workspace",
@@ -69,7 +71,6 @@ fn test() -> Result<(), Failure> {
         "--lib",
         "--bins",
         "--tests",
-        "--examples",
     ])?;
     cargo(&["test", "--all-features", "--doc"])?;
     cargo(&["test", "--no-default-features", "--lib", "--tests"])?;
