@@ -1,6 +1,7 @@
 //! Kinds of layers: which sets of parameters a file has, which layers take which, and which do not rotate.
 
 use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -11,6 +12,9 @@ use super::values::{
 };
 use crate::config::{LayerKind, LayerRope, ModelRope};
 use crate::error::{Result, RopeError};
+
+/// Kinds of layers of one file, at most.
+const MAX_KINDS: usize = 256;
 
 /// Notes a key whose value is a default, once.
 pub(super) fn note(defaulted: &mut Vec<&'static str>, key: &'static str) {
@@ -63,7 +67,8 @@ pub(super) fn read(
     let is_nope = |set: &Object| {
         name == Some("olmo_hybrid") && set.get("rope_theta").is_some_and(Value::is_null)
     };
-    let scaled_layers = wholes(file, "rope_scaling_layers")?;
+    let scaled: Option<HashSet<usize>> = wholes(file, "rope_scaling_layers")?
+        .map(|layers| layers.into_iter().map(|layer| layer as usize).collect());
     let mut rope = |kind: &str, theta: Option<f64>, plain: bool| -> Result<Option<LayerRope>> {
         if is_without_attention(kind) {
             return Ok(None);
@@ -94,14 +99,14 @@ pub(super) fn read(
 
     let mut kinds: Vec<LayerKind> = Vec::new();
     let mut layers = Vec::new();
-    let mut add = |name: &str, rope: Option<LayerRope>| -> usize {
+    let mut add = |name: &str, rope: Option<LayerRope>| -> Result<usize> {
         let same = |kind: &LayerKind| {
             let is_named = kind.name.strip_prefix(name);
             let is_named = is_named.is_some_and(|rest| rest.is_empty() || rest.starts_with(" ("));
             kind.rope == rope && (is_named || (rope.is_none() && kind.name == "nope"))
         };
         if let Some(found) = kinds.iter().position(same) {
-            return found;
+            return Ok(found);
         }
         // Two kinds of one name: what does not rotate, and what has another theta, says so.
         let is_taken = kinds.iter().any(|kind| kind.name == name);
@@ -111,24 +116,37 @@ pub(super) fn read(
             Some(rope) => format!("{name} (theta {})", rope.config.theta()),
         };
         kinds.push(LayerKind { name, rope });
-        kinds.len() - 1
+        if kinds.len() > MAX_KINDS {
+            return Err(RopeError::config(
+                "layers",
+                format!("must be of at most {MAX_KINDS} kinds"),
+                kinds.len(),
+            ));
+        }
+        Ok(kinds.len() - 1)
     };
+    // A file may have many layers: each kind is read once.
+    let mut known = HashMap::new();
     for (index, name) in names.iter().enumerate() {
-        let rope = match rotating.get(index) {
-            Some(Turn::No) => None,
-            Some(Turn::Theta(theta)) => rope(name, Some(*theta), false)?,
-            _ => {
-                let is_scaled = |layers: &Vec<u32>| layers.iter().any(|&at| at as usize == index);
-                rope(
-                    name,
-                    None,
-                    scaled_layers
-                        .as_ref()
-                        .is_some_and(|layers| !is_scaled(layers)),
-                )?
+        let turn = rotating.get(index).copied().unwrap_or(Turn::Yes);
+        let plain = scaled
+            .as_ref()
+            .is_some_and(|scaled| !scaled.contains(&index));
+        let key = (name, turn.key(), plain);
+        let kind = match known.get(&key) {
+            Some(&kind) => kind,
+            None => {
+                let rope = match turn {
+                    Turn::No => None,
+                    Turn::Theta(theta) => rope(name, Some(theta), plain)?,
+                    Turn::Yes => rope(name, None, plain)?,
+                };
+                let kind = add(name, rope)?;
+                known.insert(key, kind);
+                kind
             }
         };
-        layers.push(add(name, rope));
+        layers.push(kind);
     }
     // Sets that no listed layer takes, and labels that are no layer types, can be chosen all the same.
     for (label, _) in &parameters.sets {
@@ -140,7 +158,7 @@ pub(super) fn read(
         let is_there = names.iter().any(|known| known == name);
         if !is_there && (!label.is_empty() || names.is_empty()) {
             let rope = rope(name, None, false)?;
-            add(name, rope);
+            add(name, rope)?;
         }
     }
     if kinds.iter().all(|kind| kind.rope.is_none()) {
@@ -422,10 +440,22 @@ impl Every {
 }
 
 /// Whether a layer rotates, where more than its type says so.
+#[derive(Debug, Clone, Copy)]
 enum Turn {
     Yes,
     No,
     Theta(f64),
+}
+
+impl Turn {
+    /// The same for what turns the same way.
+    fn key(self) -> (bool, Option<u64>) {
+        match self {
+            Self::Yes => (true, None),
+            Self::No => (false, None),
+            Self::Theta(theta) => (true, Some(theta.to_bits())),
+        }
+    }
 }
 
 /// `no_rope_layers`, whose 1 means that a layer does rotate; or every so many that do not.
@@ -487,6 +517,7 @@ fn rotating(file: &Object, family: &Family, names: &[String]) -> Result<Vec<Turn
         },
         Nope::Cross => {
             let cross = wholes(file, "cross_attention_layers")?.unwrap_or_default();
+            let cross: HashSet<u32> = cross.into_iter().collect();
             (0..count)
                 .map(|layer| turn(!cross.contains(&layer)))
                 .collect()
