@@ -168,7 +168,7 @@ impl Yarn {
     }
 
     /// `0.1 mscale ln(factor) + 1`, and 1 up to a factor of 1.
-    fn magnitude(&self, mscale: f64) -> f64 {
+    pub(crate) fn magnitude(&self, mscale: f64) -> f64 {
         if self.factor <= 1.0 {
             1.0
         } else {
@@ -252,13 +252,7 @@ impl Scaling {
                 max_position_embeddings,
             } => {
                 base_changes()?;
-                if !factor.is_finite() || *factor < 1.0 {
-                    return Err(RopeError::config(
-                        "factor",
-                        "must be a finite number of at least 1",
-                        factor,
-                    ));
-                }
+                positive("factor", *factor)?;
                 positive("max_position_embeddings", *max_position_embeddings)
             }
             Self::Yarn(yarn) => {

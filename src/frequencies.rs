@@ -39,6 +39,7 @@ pub enum Direction {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Frequencies {
     pairs: Vec<Pair>,
+    axes: u32,
     attention_factor: f64,
 }
 
@@ -90,7 +91,12 @@ impl Frequencies {
                 axis,
             }
         };
-        Self::from_pairs((0..pairs).map(pair), config.attention_factor())
+        let frequencies = Self::from_pairs((0..pairs).map(pair), config.attention_factor())?;
+        Ok(Self {
+            // An axis that no pair reads is one all the same.
+            axes: axes.count().max(frequencies.axes),
+            ..frequencies
+        })
     }
 
     /// Whether two context lengths take the same frequencies, so that keys cached at one fit the other.
@@ -136,6 +142,7 @@ impl Frequencies {
             }
         }
         let frequencies = Self {
+            axes: 1 + pairs.iter().map(|pair| pair.axis).max().unwrap_or(0),
             pairs,
             attention_factor,
         };
@@ -165,10 +172,10 @@ impl Frequencies {
         self.pairs.iter().map(|pair| pair.inv_freq)
     }
 
-    /// How many axes a position has: one more than the largest that a pair reads.
+    /// How many axes a position has: those of the configuration, or one more than the largest that a pair reads.
     #[must_use]
     pub fn axes(&self) -> u32 {
-        1 + self.pairs.iter().map(|pair| pair.axis).max().unwrap_or(0)
+        self.axes
     }
 
     /// Whether pair `k` is left alone at every position: no frequency, and no factor.

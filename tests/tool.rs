@@ -414,6 +414,100 @@ fn pairs_and_caches_come_from_the_input() {
     );
 }
 
+/// Pairs in the middle of a head, and what no pair lists, which passes through whatever the factor.
+#[test]
+fn pairs_may_be_a_part_of_the_head() {
+    let folder = Folder::new("part");
+    let x = Tensor::heads(&[1, 1, 1, 8]);
+    let values = x.values();
+    let run = |pairs: &[i64], flags: &[&str]| {
+        let count = pairs.len() / 2;
+        let channels = Tensor::i64(&[count, 2], pairs.iter().copied());
+        let all = [
+            ("x", &x),
+            ("pair_in", &channels),
+            ("pair_out", &channels),
+            ("pair_axis", &Tensor::i64(&[count], vec![0; count])),
+            (
+                "pair_inv_freq_f64",
+                &Tensor::f64(&[count], vec![1.0; count]),
+            ),
+            ("pos_axes_f64", &Tensor::f64(&[1, 1, 1], [2.0])),
+        ];
+        folder.run(&all, None, &[&["--pairs"], flags].concat())
+    };
+    for (pairs, factor) in [
+        (&[1, 5, 2, 6][..], None),
+        (&[4, 5], None),
+        (&[0, 4, 1, 5], Some("1.25")),
+    ] {
+        let flags = factor.map_or(vec![], |factor| vec!["--attention-factor", factor]);
+        let out = run(pairs, &flags).unwrap().get("x").values();
+        let factor: f64 = factor.map_or(1.0, |factor| factor.parse().unwrap());
+        let (s, c) = 2_f64.sin_cos();
+        let mut truth: Vec<f64> = values.iter().map(|&x| x.into()).collect();
+        for pair in pairs.chunks_exact(2) {
+            let [i, j] = [pair[0] as usize, pair[1] as usize];
+            let (x, y) = (f64::from(values[i]), f64::from(values[j]));
+            (truth[i], truth[j]) = (factor * (x * c - y * s), factor * (x * s + y * c));
+        }
+        for (made, truth) in out.iter().zip(&truth) {
+            assert!(
+                (f64::from(*made) - truth).abs() < 3.3e-7,
+                "{pairs:?}: {made} {truth}"
+            );
+        }
+    }
+    for (pairs, said) in [
+        (
+            &[0, 3, 1, 2][..],
+            "pair_in: the channels must be those of half-split or interleaved pairs",
+        ),
+        (
+            &[0, 1 << 31],
+            "pair_in: channels must be below 65536, got 2147483648",
+        ),
+        (
+            &[0, 7],
+            "rotary window: must lie within head_dim 8, got 0..14",
+        ),
+    ] {
+        match run(pairs, &[]) {
+            Err(fault) => assert!(fault.starts_with(said), "{fault}"),
+            Ok(_) => panic!("{pairs:?}"),
+        }
+    }
+}
+
+/// The frequencies of a length are those of the longest tensor for all.
+#[test]
+fn tensors_share_a_length() {
+    let folder = Folder::new("length");
+    let config = r#"{"head_dim": 8, "rope_theta": 100.0, "max_position_embeddings": 4,
+        "rope_scaling": {"type": "dynamic", "factor": 2.0}}"#;
+    let (q, k) = (Tensor::heads(&[1, 1, 1, 8]), Tensor::heads(&[1, 1, 5, 8]));
+    let start = Tensor::i64(&[], [3]);
+    let together = folder
+        .run(
+            &[("q", &q), ("k", &k), ("position_ids", &start)],
+            Some(config),
+            &[],
+        )
+        .unwrap();
+    let alone = folder
+        .run(
+            &[("q", &q), ("position_ids", &start)],
+            Some(config),
+            &["--length", "8"],
+        )
+        .unwrap();
+    let short = folder
+        .run(&[("q", &q), ("position_ids", &start)], Some(config), &[])
+        .unwrap();
+    assert_eq!(together.get("q").bytes, alone.get("q").bytes);
+    assert_ne!(together.get("q").bytes, short.get("q").bytes);
+}
+
 #[test]
 fn layers_that_do_not_rotate_are_copied() {
     let folder = Folder::new("nope");
@@ -479,6 +573,7 @@ fn faults_are_one_line() {
     let good = [("q", &x), ("position_ids", &ids)];
     let odd = Tensor::heads(&[1, 1, 2, 6]);
     let three = Tensor::i64(&[3], [1, 2, 3]);
+    let nan = Tensor::f32(&[2], [1.0, f32::NAN]);
     let huge = Tensor::i64(&[2], [1, 1 << 40]);
     let gemma3 = r#"{"model_type": "gemma3_text", "head_dim": 8, "num_hidden_layers": 6}"#;
     let mla = r#"{"model_type": "deepseek_v3", "qk_rope_head_dim": 4, "qk_nope_head_dim": 16}"#;
@@ -528,7 +623,7 @@ fn faults_are_one_line() {
         (
             &good,
             Some(LLAMA),
-            &["--image", "4,4"],
+            &["--image", "4,4", "--positions", "z"],
             "--image and --grid make positions for a vision part; this one has none",
         ),
         (
@@ -566,6 +661,24 @@ fn faults_are_one_line() {
             Some(LLAMA),
             &["--part", "vision"],
             "part: must be a part of the file, which has none, got vision",
+        ),
+        (
+            &good,
+            None,
+            &["--part", "text", "--gguf", "x"],
+            "the argument '--part <text|vision|KEY>' cannot be used with '--gguf <FILE>'",
+        ),
+        (
+            &[good[0], ("position_ids", &nan)],
+            Some(LLAMA),
+            &[],
+            "position_ids: must be finite, got NaN",
+        ),
+        (
+            &good,
+            Some(r#"{"model_type": "pixtral"}"#),
+            &["--part", "text"],
+            "part: must be a part of the file, which has none, got text",
         ),
         (
             &good,

@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 ///
 /// What rotates comes from --config or --gguf; or, without a model, from --theta (and --freq-factors), --inv-freq, --pairs or --cos-sin.
 #[derive(Debug, Parser)]
-#[command(name = "rotate", version)]
+#[command(name = "rotate", version, allow_negative_numbers = true)]
 pub struct Args {
     /// A model's config.json.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["gguf", "pairs"])]
@@ -31,7 +31,7 @@ pub struct Args {
     pub layer: Option<u32>,
     /// The part of a multimodal model: text, vision, audio, or the key it stands under. Text where there is one, else the
     /// file itself.
-    #[arg(long, value_name = "text|vision|KEY")]
+    #[arg(long, value_name = "text|vision|KEY", conflicts_with = "gguf")]
     pub part: Option<String>,
     /// How the tensors' dimensions stand: batch, heads, sequence, head dimension; bsd has all heads packed in the last one.
     #[arg(long, default_value = "bhsd")]
@@ -73,7 +73,7 @@ pub struct Args {
     pub angles: AnglesMode,
 
     /// A tensor of inverse frequencies, in place of the config's.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "theta")]
     pub inv_freq: Option<String>,
     /// A tensor of divisors of the frequencies.
     #[arg(long, value_name = "NAME")]
@@ -94,10 +94,12 @@ pub struct Args {
     #[arg(long, value_name = "F")]
     pub attention_factor: Option<f64>,
     /// Take `pair_in`, `pair_out`, `pair_axis`, `pair_inv_freq_f64` and `pos_axes_f64` from the input.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = [
+        "inv_freq", "freq_factors", "theta", "pairing", "rotary_dim", "rotary_offset", "length", "image", "grid", "prefix_tokens",
+    ])]
     pub pairs: bool,
     /// Take `cos_cache` and `sin_cache` from the input.
-    #[arg(long, conflicts_with_all = ["pairs", "inv_freq", "freq_factors", "attention_factor"])]
+    #[arg(long, conflicts_with_all = ["pairs", "inv_freq", "freq_factors", "attention_factor", "theta", "length"])]
     pub cos_sin: bool,
 
     /// The adapter, by a part of its name.

@@ -55,10 +55,14 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            // Its first line says what is wrong; the rest is usage.
+            // What stands before the first empty line says what is wrong; the rest is usage.
             let text = error.to_string();
-            let line = text.lines().next().unwrap_or_default();
-            eprintln!("{}", line.trim_start_matches("error: "));
+            let lines: Vec<_> = text
+                .lines()
+                .take_while(|line| !line.is_empty())
+                .map(str::trim)
+                .collect();
+            eprintln!("{}", lines.join(" ").trim_start_matches("error: "));
             return ExitCode::from(2);
         }
     };
@@ -83,20 +87,32 @@ fn run(args: &Args) -> Result<Vec<String>, Failure> {
         .map_err(|error| format!("{}: {error}", args.input.display()))?;
     let mut report = Vec::new();
     let source = Source::of(args, &file, &mut report)?;
-    let names = names(args, &file)?;
-    let mut device = Device::new(args);
-    let mut out = Vec::new();
-    for name in &names {
-        let tensor = find(&file, name)?;
-        let mut data = tensor.data().to_vec();
-        let heads = Heads::of(name, &tensor, args.layout, |packed| {
+    // All tensors are looked at before the first is rotated: frequencies that depend on a length have the same for all.
+    let mut tensors = Vec::new();
+    let mut length = 0;
+    for name in names(args, &file)? {
+        let tensor = find(&file, &name)?;
+        let heads = Heads::of(&name, &tensor, args.layout, |packed| {
             packed_width(args, &source, packed)
         })?;
-        let line = match &source {
-            Source::Nothing(reason) => format!("{name}: copied, {reason}"),
-            _ if heads.is_empty() => format!("{name}: copied, it is empty"),
-            source => {
-                let job = Job::of(args, &file, source, &heads)?;
+        let rows = match &source {
+            Source::Nothing(_) => None,
+            _ if heads.is_empty() => None,
+            source => Some(rows_of(args, &file, source, &heads)?),
+        };
+        length = length.max(rows.as_ref().map_or(0, |rows| rows.values.length()));
+        tensors.push((heads, rows, tensor.data().to_vec()));
+    }
+    let length = args.length.unwrap_or(length);
+    let mut device = Device::new(args);
+    let mut out = Vec::new();
+    for (heads, rows, mut data) in tensors {
+        let name = heads.name.clone();
+        let line = match (&source, rows) {
+            (Source::Nothing(reason), _) => format!("{name}: copied, {reason}"),
+            (_, None) => format!("{name}: copied, it is empty"),
+            (source, Some(rows)) => {
+                let job = Job::of(args, &file, source, &heads, rows, length)?;
                 match heads.dtype {
                     Dtype::F16 => job.run::<f16>(&mut device, &mut data)?,
                     Dtype::BF16 => job.run::<bf16>(&mut device, &mut data)?,
@@ -106,7 +122,7 @@ fn run(args: &Args) -> Result<Vec<String>, Failure> {
             }
         };
         report.push(line);
-        out.push((name.clone(), Rotated { heads, data }));
+        out.push((name, Rotated { heads, data }));
     }
     report.extend(device.name());
     write(&args.output, out)?;
@@ -120,7 +136,10 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 /// The tensors to rotate.
 fn names(args: &Args, file: &SafeTensors<'_>) -> Result<Vec<String>, Failure> {
     if !args.tensors.is_empty() {
-        return Ok(args.tensors.clone());
+        let mut names = args.tensors.clone();
+        names.sort();
+        names.dedup();
+        return Ok(names);
     }
     let there = ["q", "k", "x"]
         .into_iter()
@@ -160,20 +179,54 @@ struct Job<'a> {
     cache: Option<&'a Cache>,
 }
 
+/// The rows of a tensor's tokens.
+fn rows_of(
+    args: &Args,
+    file: &SafeTensors<'_>,
+    source: &Source,
+    heads: &Heads,
+) -> Result<Rows, Failure> {
+    match source {
+        Source::Nothing(reason) => Err(reason.into()),
+        Source::Rope { config, grid } => {
+            let config = source::fitted(args, config.as_ref(), heads)?;
+            rows::of_tensor(args, file, heads, config.axes().count(), grid.as_ref())
+        }
+        Source::Pairs(list) => {
+            if list.tokens != heads.tokens as usize
+                || (list.entries != 1 && list.entries != heads.batch as usize)
+            {
+                return Err(format!(
+                    "pos_axes_f64: must be [axes, {} or 1, {}] for {}, got {} and {}",
+                    heads.batch, heads.tokens, heads.name, list.entries, list.tokens
+                )
+                .into());
+            }
+            Ok(Rows {
+                values: list.positions.clone(),
+                single: false,
+                batched: list.entries > 1,
+                prefix: 0,
+                suffix: 0,
+            })
+        }
+        Source::Cached { cache, .. } => cached_rows(args, file, cache, heads),
+    }
+}
+
 impl<'a> Job<'a> {
     fn of(
         args: &Args,
         file: &SafeTensors<'_>,
         source: &'a Source,
         heads: &Heads,
+        rows: Rows,
+        length: u64,
     ) -> Result<Self, Failure> {
         match source {
             Source::Nothing(reason) => Err(reason.into()),
-            Source::Rope { config, grid } => {
+            Source::Rope { config, .. } => {
                 let config = source::fitted(args, config.as_ref(), heads)?;
-                let axes = config.axes().count();
-                let rows = rows::of_tensor(args, file, heads, axes, grid.as_ref())?;
-                let length = args.length.unwrap_or_else(|| rows.values.length());
                 let frequencies = source::frequencies(args, file, &config, length)?;
                 Self::turning(args, config, &frequencies, rows, heads)
             }
@@ -184,27 +237,21 @@ impl<'a> Job<'a> {
                     .with_rotary_offset(list.rotary_offset);
                 let factor = args.attention_factor.unwrap_or(1.0);
                 let frequencies = Frequencies::from_pairs(list.pairs.iter().copied(), factor)?;
-                if list.tokens != heads.tokens as usize
-                    || (list.entries != 1 && list.entries != heads.batch as usize)
-                {
-                    return Err(format!(
-                        "pos_axes_f64: must be [axes, {} or 1, {}] for {}, got {} and {}",
-                        heads.batch, heads.tokens, heads.name, list.entries, list.tokens
-                    )
-                    .into());
-                }
-                let rows = Rows {
-                    values: list.positions.clone(),
-                    single: false,
-                    batched: list.entries > 1,
-                    prefix: 0,
-                    suffix: 0,
+                let job = Self::turning(args, config, &frequencies, rows, heads)?;
+                // What is not listed passes through, whatever the factor.
+                let spec = match (list.listed_to, list.has_gaps) {
+                    (_, true) if factor.abs() != 1.0 || factor < 0.0 => {
+                        return Err("pair_in: with an attention factor the pairs must leave out none before the last".into());
+                    }
+                    (listed, _) => job.spec.with_rotated_pairs(listed),
                 };
-                Self::turning(args, config, &frequencies, rows, heads)
+                Ok(Self { spec, ..job })
             }
             Source::Cached { config, cache } => {
                 let config = source::fitted(args, config.as_ref(), heads)?;
-                let rows = cached_rows(args, file, cache, heads)?;
+                if config.reversed() {
+                    return Err("--cos-sin: a config that turns the other way has no say in given cos and sin".into());
+                }
                 let table = TableSpec::cached(cache.layout(config.rotary_dim() / 2)?);
                 Self::new(args, config, table, rows, heads, Some(cache), None)
             }

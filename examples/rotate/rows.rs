@@ -62,40 +62,9 @@ pub fn of_tensor(
 ) -> Result<Rows, Failure> {
     let (prefix, suffix) = unrotated(args, grid);
     let asked = !args.image.is_empty() || !args.grid.is_empty();
-    if !asked && file.tensor(&args.positions).is_ok() {
-        let tensor = find(file, &args.positions)?;
-        let values = Values::of(&args.positions, &tensor)?;
-        let name = &args.positions;
-        let fitted = fit(args, tensor.shape(), heads.batch, heads.tokens, axes);
-        let (fit, prefix, suffix) = match fitted {
-            Some(fit) => (fit, 0, 0),
-            // Ids of the patches alone.
-            None => {
-                let rest = heads.tokens.saturating_sub(prefix + suffix);
-                let fitted = fit_some(args, tensor.shape(), heads.batch, rest, axes);
-                let Some(fit) = fitted.filter(|_| prefix + suffix > 0) else {
-                    return Err(misfit(name, tensor.shape(), heads, axes));
-                };
-                (fit, prefix, suffix)
-            }
-        };
-        let values = match fit.order {
-            Order::Start => match values {
-                Values::Ids(ids) => count_on(name, ids[0], heads.tokens)?,
-                Values::Coordinates(_) => {
-                    return Err(format!("{name}: a start must be a whole number").into());
-                }
-            },
-            Order::Indices(indices) => values.gather(&indices),
-        };
-        return Ok(Rows {
-            values,
-            single: fit.single,
-            batched: fit.batched,
-            prefix,
-            suffix,
-        }
-        .spread(axes));
+    // Ids that are given count for more than a grid.
+    if file.tensor(&args.positions).is_ok() {
+        return listed(args, file, heads, axes, [prefix, suffix]);
     }
     let Some(grid) = grid else {
         return Err(if asked {
@@ -116,11 +85,16 @@ pub fn of_tensor(
             prefix + suffix
         )
     })?;
-    let mut values = None;
+    // Counted before anything is made of them.
+    let grids = grids(args, grid)?;
     let mut count = 0;
-    for patch_grid in grids(args, grid)? {
-        count += patch_grid.patches()?;
-        values = Some(match (values, grid.rows(&patch_grid)?) {
+    for patch_grid in &grids {
+        count += u64::from(patch_grid.patches()?);
+    }
+    let mut values = None;
+    let grids = grids.iter().filter(|_| count == u64::from(patches));
+    for patch_grid in grids {
+        values = Some(match (values, grid.rows(patch_grid)?) {
             (None, GridRows::Ids(ids)) => Values::Ids(ids),
             (None, GridRows::Coordinates(values)) => Values::Coordinates(values),
             (Some(Values::Ids(mut all)), GridRows::Ids(more)) => {
@@ -135,20 +109,76 @@ pub fn of_tensor(
         });
     }
     match values {
-        Some(values) if count == patches => Ok(Rows {
+        Some(values) => Ok(Rows {
             values,
             single: false,
             batched: false,
             prefix,
             suffix,
         }),
-        _ => Err(format!(
+        None => Err(format!(
             "{}: has {patches} tokens beside {} that stay unrotated, and the grid has {count} patches",
             heads.name,
             prefix + suffix
         )
         .into()),
     }
+}
+
+/// Rows from the tensor of positions: of all tokens, or of those that rotate.
+fn listed(
+    args: &Args,
+    file: &SafeTensors<'_>,
+    heads: &Heads,
+    axes: u32,
+    [prefix, suffix]: [u32; 2],
+) -> Result<Rows, Failure> {
+    let name = &args.positions;
+    let tensor = find(file, name)?;
+    let values = Values::of(name, &tensor)?;
+    let fitted = |tokens: u32| {
+        let shape = tensor.shape();
+        (tokens > 0)
+            .then(|| fit(args, shape, heads.batch, tokens, axes))
+            .flatten()
+    };
+    let rest = heads.tokens.saturating_sub(prefix + suffix);
+    // Ids of all tokens rotate all of them, unless the command line says otherwise.
+    let (fit, left, covered) = match (fitted(heads.tokens), fitted(rest)) {
+        (Some(fit), _) if args.prefix_tokens.is_none() => (fit, [0, 0], heads.tokens),
+        (Some(fit), _) => (fit, [prefix, suffix], heads.tokens),
+        (None, Some(fit)) => (fit, [prefix, suffix], rest),
+        (None, None) => return Err(misfit(name, tensor.shape(), heads, axes)),
+    };
+    let values = match fit.order {
+        Order::Start => match values {
+            Values::Ids(ids) => count_on(name, ids[0], covered)?,
+            Values::Coordinates(_) => {
+                return Err(format!("{name}: a start must be a whole number").into());
+            }
+        },
+        Order::Indices(indices) => values.gather(&indices),
+    };
+    // Rows of tokens that stay unrotated are left out.
+    let (per_row, rows) = (if fit.single { 1 } else { axes as usize }, covered as usize);
+    let kept = if covered == rest {
+        0..rows
+    } else {
+        left[0] as usize..rows - left[1] as usize
+    };
+    let entries = if fit.batched { heads.batch as usize } else { 1 };
+    let indices = (0..entries).flat_map(|entry| {
+        let row = kept.clone().map(move |row| entry * rows + row);
+        row.flat_map(move |row| row * per_row..(row + 1) * per_row)
+    });
+    Ok(Rows {
+        values: values.gather(&indices.collect::<Vec<_>>()),
+        single: fit.single,
+        batched: fit.batched,
+        prefix: left[0],
+        suffix: left[1],
+    }
+    .spread(axes))
 }
 
 /// The grids that were asked for, or that of the config's image.
@@ -201,10 +231,6 @@ enum Order {
     Start,
     /// For each row and axis, the index of its value.
     Indices(Vec<usize>),
-}
-
-fn fit_some(args: &Args, shape: &[usize], batch: u32, tokens: u32, axes: u32) -> Option<Fit> {
-    (tokens > 0).then(|| fit(args, shape, batch, tokens, axes))?
 }
 
 /// Fits a shape to `[A, B, S]`, `[A, S]`, `[B, S, A]`, `[S, A]`, then `[S]`, `[B, S]` and one start, in this order. A batch of one serves every

@@ -1,5 +1,7 @@
 //! What rotates: a model's file, or frequencies, pairs or cos and sin of the input.
 
+use std::collections::HashMap;
+
 use safetensors::SafeTensors;
 use wgpu_rope::config::{LayerRope, ModelRope, gguf, huggingface};
 use wgpu_rope::positions::GridPositions;
@@ -36,6 +38,9 @@ pub struct PairList {
     pub rotary_dim: u32,
     pub rotary_offset: u32,
     pub pairs: Vec<Pair>,
+    /// Pairs up to the last that is listed, and whether any before it is not.
+    pub listed_to: u32,
+    pub has_gaps: bool,
     /// `[entries, tokens, axes]`
     pub positions: Values,
     pub entries: usize,
@@ -180,7 +185,14 @@ pub fn fitted(
         config = config.with_theta(theta);
     }
     if let Some(rotary_dim) = args.rotary_dim {
-        config = config.with_rotary_dim(rotary_dim);
+        // A window at the end of the head stays there.
+        let end = config.rotary_offset() + config.rotary_dim();
+        if config.rotary_offset() > 0 && end == config.head_dim() {
+            config = config.with_rotary_offset(end.saturating_sub(rotary_dim));
+        }
+        config = config
+            .with_rotary_dim(rotary_dim)
+            .with_frequency_dim(rotary_dim);
     }
     if let Some(offset) = args.rotary_offset {
         config = config.with_rotary_offset(offset);
@@ -216,8 +228,10 @@ pub fn frequencies(
     length: u64,
 ) -> Result<Frequencies, Failure> {
     let mut config = config.clone();
+    let mut divisors = None;
     if let Some(name) = &args.freq_factors {
         let factors = floats(name, &find(file, name)?)?;
+        divisors = args.inv_freq.is_some().then(|| factors.clone());
         config = config.with_scaling(Scaling::FrequencyFactors(factors));
     }
     let own = Frequencies::for_length(&config, length)?;
@@ -241,10 +255,15 @@ pub fn frequencies(
     if let (Scaling::Linear { factor }, false) = (config.scaling(), config.axes().runs_on()) {
         unit /= factor;
     }
-    let pairs = own.pairs().iter().zip(order).map(|(pair, index)| Pair {
-        inv_freq: unit * given[index],
-        axis: pair.axis,
-    });
+    let pairs = own
+        .pairs()
+        .iter()
+        .zip(order)
+        .enumerate()
+        .map(|(k, (pair, index))| Pair {
+            inv_freq: unit * given[index] / divisors.as_ref().map_or(1.0, |divisors| divisors[k]),
+            axis: pair.axis,
+        });
     Ok(Frequencies::from_pairs(pairs, own.attention_factor())?)
 }
 
@@ -288,7 +307,21 @@ impl PairList {
                 listed.pair.inv_freq = -listed.pair.inv_freq;
             }
         }
-        let (pairing, rotary_dim, rotary_offset, pairs) = recognised(pairs)?;
+        // Larger heads are not rotated, and a window is as long as its channels are apart.
+        let far = pairs
+            .iter()
+            .flat_map(|listed| listed.read.into_iter().chain(listed.written));
+        if let Some(channel) = far.max().filter(|channel| *channel >= 1 << 16) {
+            return Err(format!("pair_in: channels must be below 65536, got {channel}").into());
+        }
+        let (pairing, rotary_dim, rotary_offset, found) = recognised(pairs)?;
+        let last = found.iter().rposition(Option::is_some).map_or(0, |k| k + 1);
+        let has_gaps = found.iter().take(last).any(Option::is_none);
+        let idle = Pair {
+            inv_freq: 0.0,
+            axis: 0,
+        };
+        let pairs: Vec<_> = found.into_iter().map(|pair| pair.unwrap_or(idle)).collect();
 
         let tensor = find(file, "pos_axes_f64")?;
         let &[axes_given, entries, tokens] = tensor.shape() else {
@@ -302,7 +335,7 @@ impl PairList {
         if axes > axes_given {
             return Err(format!("pos_axes_f64: must have {axes} axes, got {axes_given}").into());
         }
-        let values = Values::of_floats(floats("pos_axes_f64", &tensor)?);
+        let values = Values::of_floats("pos_axes_f64", floats("pos_axes_f64", &tensor)?)?;
         let rows = entries * tokens;
         let indices: Vec<usize> = (0..rows)
             .flat_map(|row| (0..axes).map(move |axis| axis * rows + row))
@@ -312,6 +345,8 @@ impl PairList {
             rotary_dim,
             rotary_offset,
             pairs,
+            listed_to: u32::try_from(last).map_err(|_| "pair_in: is too long")?,
+            has_gaps,
             positions: values.gather(&indices),
             entries,
             tokens,
@@ -326,65 +361,61 @@ struct Listed {
     pair: Pair,
 }
 
-/// The pairing, window and pairs in their order that a list comes down to; pairs that it leaves out have no frequency.
-fn recognised(pairs: Vec<Listed>) -> Result<(Pairing, u32, u32, Vec<Pair>), Failure> {
+/// A pairing, its window, and for every pair of it the one that is listed.
+type Recognised = (Pairing, u32, u32, Vec<Option<Pair>>);
+
+/// What a list of pairs comes down to.
+fn recognised(pairs: Vec<Listed>) -> Result<Recognised, Failure> {
     let all = || {
-        pairs
-            .iter()
-            .flat_map(|listed| listed.read.into_iter().chain(listed.written))
+        let each = |listed: &Listed| listed.read.into_iter().chain(listed.written);
+        pairs.iter().flat_map(each)
     };
-    let (Some(offset), Some(last)) = (all().min(), all().max()) else {
+    let (Some(first), Some(last)) = (all().min(), all().max()) else {
         return Err("pair_in: must have at least one pair".into());
     };
-    let spread = last - offset + 1;
-    let distances = || {
-        pairs
-            .iter()
-            .map(|listed| listed.read[1].abs_diff(listed.read[0]))
-    };
-    let most = distances()
-        .chain(pairs.iter().map(|p| p.written[1].abs_diff(p.written[0])))
+    let apart = |[x, y]: [u32; 2]| y.abs_diff(x);
+    let distance = pairs
+        .iter()
+        .map(|listed| apart(listed.read).max(apart(listed.written)))
         .max();
-    let block = most.unwrap_or(1).max(1);
-    // A half-split window has its distance twice; blocks repeat it.
+    let distance = distance.unwrap_or(1).max(1);
+    let even = (last - first + 1).next_multiple_of(2);
+    // A half-split window is twice the distance long, and may begin before the first channel that is listed; blocks repeat it.
+    let start = (last + 1).saturating_sub(2 * distance).min(first);
     let windows = [
-        spread.next_multiple_of(2),
-        (2 * block).max(spread.next_multiple_of(2)),
-        spread.next_multiple_of(2 * block),
+        (first, even),
+        (start, 2 * distance),
+        (first, 2 * distance),
+        (first, even.next_multiple_of(2 * distance)),
+        (0, (last + 1).next_multiple_of(2 * distance)),
     ];
-    for window in windows {
+    for (offset, window) in windows {
         let count = window / 2;
         let candidates = [
             Pairing::HalfSplit,
             Pairing::Interleaved,
             Pairing::InterleavedToHalfSplit,
             Pairing::HalfSplitToInterleaved,
-            Pairing::HalfSplitBlocks((count / block).max(1)),
+            Pairing::HalfSplitBlocks((count / distance).max(1)),
         ];
         for pairing in candidates {
-            if matches!(pairing, Pairing::HalfSplitBlocks(blocks) if !count.is_multiple_of(blocks))
-            {
-                continue;
-            }
-            let moves = pairing.reversed() != pairing;
-            if moves && count as usize != pairs.len() {
-                continue;
-            }
-            let channels: std::collections::HashMap<_, _> = (0..count)
-                .map(|k| {
-                    (
-                        pairing.channels(count, k).read,
-                        (k, pairing.channels(count, k).written),
-                    )
-                })
-                .collect();
-            let idle = Pair {
-                inv_freq: 0.0,
-                axis: 0,
+            let blocks = match pairing {
+                Pairing::HalfSplitBlocks(blocks) => blocks,
+                _ => 1,
             };
+            let moves = pairing.reversed() != pairing;
+            // Channels that pass through cannot move.
+            if !count.is_multiple_of(blocks) || (moves && count as usize != pairs.len()) {
+                continue;
+            }
+            let channels: HashMap<_, _> = (0..count)
+                .map(|k| (k, pairing.channels(count, k)))
+                .map(|(k, channels)| (channels.read, (k, channels.written)))
+                .collect();
             let mut found = vec![None; count as usize];
             let fits = pairs.iter().all(|listed| {
-                let within = |channels: [u32; 2]| channels.map(|channel| channel - offset);
+                let within =
+                    |channels: [u32; 2]| channels.map(|channel| channel.wrapping_sub(offset));
                 match channels.get(&within(listed.read)) {
                     Some(&(k, written)) if written == within(listed.written) => {
                         found[k as usize].replace(listed.pair).is_none()
@@ -393,8 +424,7 @@ fn recognised(pairs: Vec<Listed>) -> Result<(Pairing, u32, u32, Vec<Pair>), Fail
                 }
             });
             if fits {
-                let pairs = found.into_iter().map(|pair| pair.unwrap_or(idle)).collect();
-                return Ok((pairing, window, offset, pairs));
+                return Ok((pairing, window, offset, found));
             }
         }
     }

@@ -64,22 +64,34 @@ impl Values {
                 |error| Failure::from(error.to_string().replace("position_ids", name)),
             )?));
         }
-        Ok(Self::of_floats(floats(name, tensor)?))
+        if !matches!(
+            tensor.dtype(),
+            Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16
+        ) {
+            let got = tensor.dtype();
+            return Err(
+                format!("{name}: must be I64 or I32 ids, or F32 coordinates, got {got:?}").into(),
+            );
+        }
+        Self::of_floats(name, floats(name, tensor)?)
     }
 
     #[expect(
         clippy::cast_possible_truncation,
         reason = "whole numbers within i32; coordinates are rounded to f32"
     )]
-    pub fn of_floats(values: Vec<f64>) -> Self {
+    pub fn of_floats(name: &str, values: Vec<f64>) -> Result<Self, Failure> {
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            return Err(format!("{name}: must be finite, got {value}").into());
+        }
         let whole = |value: &f64| {
             value.fract() == 0.0 && (f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(value)
         };
-        if values.iter().all(whole) {
+        Ok(if values.iter().all(whole) {
             Self::Ids(values.into_iter().map(|value| value as i32).collect())
         } else {
             Self::Coordinates(values.into_iter().map(|value| value as f32).collect())
-        }
+        })
     }
 
     /// The values at these indices.

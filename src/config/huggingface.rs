@@ -36,7 +36,7 @@ pub enum Part<'a> {
     Text,
     /// The vision part (`vision_config`, or the file itself for a vision model).
     Vision,
-    /// The audio part (`audio_config`, or the file itself).
+    /// The audio part (`audio_config`).
     Audio,
     /// The part under this key, with or without its `_config`, or under keys joined with dots: `talker`,
     /// `thinker_config.text_config`.
@@ -97,7 +97,10 @@ pub fn read_config(text: &str) -> Result<Option<ModelRope>> {
 /// # Errors
 /// As for [`read_config`], and where the file has no such part.
 pub fn read_part(text: &str, part: Part<'_>) -> Result<Option<ModelRope>> {
+    let text = text.trim_start_matches('\u{feff}');
+    // Python writes infinity and NaN as JSON does not have them, where they say nothing of RoPE.
     let value: Value = serde_json::from_str(text)
+        .or_else(|error| serde_json::from_str(&without_infinities(text)).map_err(|_| error))
         .map_err(|error| RopeError::config("config.json", "must be JSON", error))?;
     let file = value
         .as_object()
@@ -112,6 +115,7 @@ pub fn read_part(text: &str, part: Part<'_>) -> Result<Option<ModelRope>> {
         },
         Part::Text => match text_part() {
             Some(part) => read_text(part, own),
+            None if is_tower(own) => Err(no_part("text", file)),
             None => read_text(file, None),
         },
         Part::Vision => match vision_part() {
@@ -121,7 +125,7 @@ pub fn read_part(text: &str, part: Part<'_>) -> Result<Option<ModelRope>> {
         },
         Part::Audio => match find(file, &AUDIO_KEYS).filter(|_| !is_refused(own)) {
             Some(part) => read_text(part, None),
-            None => read_text(file, None),
+            None => Err(no_part("audio", file)),
         },
         Part::Key(path) => {
             let part = at(file, path).or_else(|| at(file, &format!("{path}_config")));
@@ -132,6 +136,33 @@ pub fn read_part(text: &str, part: Part<'_>) -> Result<Option<ModelRope>> {
             }
         }
     }
+}
+
+/// The text with `Infinity`, `-Infinity` and `NaN` outside of strings as `null`.
+fn without_infinities(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut in_string = false;
+    let mut rest = text;
+    while let Some(next) = rest.chars().next() {
+        let word = ["-Infinity", "Infinity", "NaN"]
+            .into_iter()
+            .find(|word| !in_string && rest.starts_with(word));
+        if let Some(word) = word {
+            out.push_str("null");
+            rest = &rest[word.len()..];
+            continue;
+        }
+        let mut taken = next.len_utf8();
+        if next == '"' {
+            in_string = !in_string;
+        } else if next == '\\' {
+            // What is escaped ends no string.
+            taken += rest[taken..].chars().next().map_or(0, char::len_utf8);
+        }
+        out.push_str(&rest[..taken]);
+        rest = &rest[taken..];
+    }
+    out
 }
 
 /// The part at a path of keys.
@@ -157,15 +188,19 @@ fn no_part(part: &str, file: &Object) -> RopeError {
     RopeError::config("part", rule, part)
 }
 
-/// A part that may be of any kind.
-fn read_any(part: &Object) -> Result<Option<ModelRope>> {
-    let own = string(part, "model_type")?;
-    let is_tower = own.is_some_and(|own| {
+/// Whether a file is a vision tower and nothing else.
+fn is_tower(name: Option<&str>) -> bool {
+    let named = |name| {
         vision::TOWERS
             .iter()
-            .any(|tower| tower.names.contains(&own))
-    });
-    if is_tower {
+            .any(|tower| tower.names.contains(&name))
+    };
+    name.is_some_and(named)
+}
+
+/// A part that may be of any kind.
+fn read_any(part: &Object) -> Result<Option<ModelRope>> {
+    if is_tower(string(part, "model_type")?) {
         read_vision(part, None)
     } else {
         read_text(part, None)

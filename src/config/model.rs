@@ -4,6 +4,19 @@ use super::RopeConfig;
 use crate::error::{Result, RopeError};
 use crate::positions::GridPositions;
 
+/// What transformers 5 calls layers that have attention.
+const ATTENTION: [&str; 9] = [
+    "full_attention",
+    "sliding_attention",
+    "chunked_attention",
+    "indexed_attention",
+    "reference_sliding_attention",
+    "window_attention",
+    "hybrid",
+    "hybrid_sliding",
+    "attention",
+];
+
 /// The RoPE of one part of a model (its text, or its vision tower), as its file says.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -72,14 +85,19 @@ impl ModelRope {
         }
     }
 
-    /// The kind of this name.
+    /// The kind of this name. Where a file has only one kind, it goes by any name that layers with attention have.
     ///
     /// # Errors
     /// [`RopeError::Config`] listing the kinds where there is none of this name.
     pub fn kind(&self, name: &str) -> Result<&LayerKind> {
+        let only = match &self.kinds[..] {
+            [only] if ATTENTION.contains(&name) => Some(only),
+            _ => None,
+        };
         self.kinds
             .iter()
             .find(|kind| kind.name == name)
+            .or(only)
             .ok_or_else(|| {
                 RopeError::config(
                     "layer type",

@@ -140,6 +140,18 @@ impl RotateSpec {
         }
     }
 
+    /// Rotates the first so many pairs of the window only: the others are left alone, bit for bit, whatever their entries.
+    #[must_use]
+    pub fn with_rotated_pairs(self, pairs: u32) -> Self {
+        Self {
+            idle: Idle {
+                rotated: pairs.min(self.idle.rotated).max(1),
+                ..self.idle
+            },
+            ..self
+        }
+    }
+
     /// At most this many heads (1 to 8) for one load of cos and sin; the largest divisor of the head count up to it is
     /// taken. Chosen from the shape and the kind of device where it is not given.
     #[must_use]

@@ -638,3 +638,26 @@ pub(super) static SIZES: &[(&[&str], [u32; 2])] = &[
     (&["gpt_neox"], [6144, 64]),
     (&["cohere", "cohere2", "cohere_compass_text", "qwen2_5_vl_text", "qwen2_vl_text"], [8192, 64]),
 ];
+
+/// Layers of the classes whose layers differ, for files that do not say.
+#[rustfmt::skip]
+pub(super) static DEPTHS: &[(&[&str], u32)] = &[
+    (&["neomme"], 17),
+    (&["modernbert", "modernbert-decoder"], 22),
+    (&["embedding_gemma2_text", "granite_swa"], 24),
+    (&["gemma3_text", "t5gemma2_text", "t5gemma2_decoder"], 26),
+    (&["diffusion_gemma_text", "gemma4_unified_text", "gemma4_text"], 30),
+    (&["afmoe", "exaone4", "exaone_moe", "granitemoe_swa", "minimax", "olmo3", "olmo_hybrid", "qwen3_5_text", "ultrabert"], 32),
+    (&["gemma3n_text"], 35),
+    (&["smollm3"], 36),
+    (&["cohere2", "cohere2_moe", "mllama_text_model", "qwen3_5_moe_text"], 40),
+    (&["bailing_hybrid"], 42),
+    (&["deepseek_v4"], 43),
+    (&["step3p5"], 45),
+    (&["llama4_text", "mimo_v2_flash", "qwen3_next"], 48),
+    (&["flint"], 49),
+    (&["kolibri1"], 50),
+    (&["beam", "muse_glimmer_text"], 52),
+    (&["muse_spark_text"], 62),
+    (&["mistral_large4_text"], 72),
+];

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use super::Reader;
-use super::families::{Every, Family, Nope, Phase, Sets};
+use super::families::{DEPTHS, Every, Family, Nope, Phase, Sets};
 use super::values::{
     Object, missing, numbers, numbers_or_null, object, positive, present, strings, whole, wholes,
 };
@@ -50,10 +50,11 @@ pub(super) fn read(
     family: &'static Family,
 ) -> Result<Option<ModelRope>> {
     let mut defaulted = Vec::new();
-    let parameters = parameters(file, family, &mut defaulted)?;
-    let mut names = layer_names(file, family)?;
+    let parameters = parameters(file, name, family, &mut defaulted)?;
+    let count = depth(file, name, &mut defaulted)?;
+    let mut names = layer_names(file, family, count)?;
     if names.is_empty() && parameters.sets.iter().all(|(label, _)| label.is_empty()) {
-        let count = super::layer_count(file)?.unwrap_or(0);
+        let count = count.unwrap_or(0);
         names = vec!["full_attention".to_owned(); count as usize];
     }
     let rotating = rotating(file, family, &names)?;
@@ -199,6 +200,7 @@ fn labels(set: &Object) -> Vec<&String> {
 
 fn parameters<'a>(
     file: &'a Object,
+    name: Option<&str>,
     family: &Family,
     defaulted: &mut Vec<&'static str>,
 ) -> Result<Parameters<'a>> {
@@ -264,7 +266,7 @@ fn parameters<'a>(
             })
         }
         Sets::PerLayer if present(file, "rope_theta").is_some_and(Value::is_array) => {
-            per_layer(file, family, older)
+            per_layer(file, family, depth(file, name, defaulted)?, older)
         }
         _ => match (given, family.defaults) {
             (Some(set), _) => Ok(flat(Cow::Borrowed(set))),
@@ -337,10 +339,15 @@ fn complete(
 }
 
 /// Lists with an entry for each layer: the first layer of each type decides.
-fn per_layer<'a>(file: &Object, family: &Family, older: Option<&Object>) -> Result<Parameters<'a>> {
+fn per_layer<'a>(
+    file: &Object,
+    family: &Family,
+    count: Option<u32>,
+    older: Option<&Object>,
+) -> Result<Parameters<'a>> {
     let thetas = numbers(file, "rope_theta")?.ok_or_else(|| missing("rope_theta"))?;
     let parts = numbers(file, "partial_rotary_factors")?;
-    let mut names = layer_names(file, family)?;
+    let mut names = layer_names(file, family, count)?;
     if names.is_empty() {
         names = vec!["full_attention".into()];
     }
@@ -369,9 +376,41 @@ fn per_layer<'a>(file: &Object, family: &Family, older: Option<&Object>) -> Resu
     Ok(Parameters { sets, nested: true })
 }
 
+/// How many layers there are: said, as long as a list that has an entry for each, or as many as the class of a family whose layers
+/// differ.
+fn depth(
+    file: &Object,
+    name: Option<&str>,
+    defaulted: &mut Vec<&'static str>,
+) -> Result<Option<u32>> {
+    if let Some(count) = super::layer_count(file)? {
+        return Ok(Some(count));
+    }
+    let class = DEPTHS
+        .iter()
+        .find(|(names, _)| name.is_some_and(|name| names.contains(&name)));
+    let Some(&(_, count)) = class else {
+        return Ok(None);
+    };
+    for key in [
+        "layer_types",
+        "no_rope_layers",
+        "layer_rope_theta",
+        "compress_ratios",
+    ] {
+        let listed = present(file, key).and_then(Value::as_array).map(Vec::len);
+        if let Some(listed) = listed.filter(|listed| *listed > 0) {
+            return u32::try_from(listed)
+                .map(Some)
+                .map_err(|_| RopeError::overflow(key, "entries must fit u32"));
+        }
+    }
+    note(defaulted, "num_hidden_layers");
+    Ok(Some(count))
+}
+
 /// The type of every layer: listed, or by the family's rule; none where neither says.
-fn layer_names(file: &Object, family: &Family) -> Result<Vec<String>> {
-    let count = super::layer_count(file)?;
+fn layer_names(file: &Object, family: &Family, count: Option<u32>) -> Result<Vec<String>> {
     let every = family.layers.every;
     if let Some(mut names) = strings(file, "layer_types")? {
         if let (Some(last), true) = (names.last_mut(), every.is_some_and(|rule| rule.ends_full)) {

@@ -99,6 +99,13 @@ pub(super) fn read(
             if habits.softmax {
                 softmax_factor = yarn.softmax_factor();
             }
+            if name == "deepseek_yarn" {
+                // Its own rule: one of the two counts without the other.
+                let of = |key, default| Ok::<_, RopeError>(number(set, key)?.unwrap_or(default));
+                let (own, all) = (of("mscale", 1.0)?, of("mscale_all_dim", 0.0)?);
+                let factor = yarn.magnitude(own) / yarn.magnitude(all);
+                attention_factor = attention_factor.or(Some(factor));
+            }
             if habits.unscaled_yarn {
                 attention_factor = attention_factor.or(Some(1.0));
             }

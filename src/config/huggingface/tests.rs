@@ -234,6 +234,11 @@ fn both_forms_say_the_same() {
             "rope_parameters": {"rope_theta": 5}}"#,
     );
     assert_eq!(both.config.theta(), 7.0);
+    // Python's infinities are no JSON; a string may say the same.
+    let python = read(
+        r#"{"head_dim": 64, "rope_theta": 3, "limits": [0.0, Infinity, -Infinity, NaN], "name": "NaN \"Infinity"}"#,
+    );
+    assert_eq!(python.only().unwrap().config.theta(), 3.0);
     // Little more than nothing is a file too, of a family that nobody knows.
     let least = read(r#"{"head_dim": 64, "rope_parameters": {"rope_theta": 10000.0}}"#);
     assert_eq!((least.family, least.kinds.len()), (None, 1));
