@@ -162,6 +162,7 @@ fn ids(random: &mut fastrand::Rng) -> Vec<i32> {
         -1,
         4095,
         131_071,
+        (1 << 23) + 1,
         (1 << 24) + 1,
         (1 << 24) + 3,
         -((1 << 24) + 1),
@@ -193,7 +194,13 @@ fn angles_of_ids_are_those_of_f32_arithmetic() {
         if k % 3 == 0 { -magnitude } else { magnitude }
     });
     let anything: Vec<_> = anything
-        .chain([0.0, 65_536.0, -1.0, f64::from(f32::MIN_POSITIVE).sqrt()])
+        .chain([
+            0.0,
+            f64::from(f32::from_bits(0x3fff_fffe)),
+            65_536.0,
+            -1.0,
+            f64::from(f32::MIN_POSITIVE).sqrt(),
+        ])
         .collect();
     for (i, frequencies) in [
         frequencies(theta(1e4, 32), 1.0),
@@ -240,9 +247,9 @@ fn products_that_are_ties_are_rounded_to_even() {
                 f64::from(f32::from_bits((rounded as f32).abs().to_bits() + 1)) - rounded.abs();
             if (product - rounded).abs() == ulp / 2.0 {
                 if rounded.abs() > product.abs() {
-                    up += 1
+                    up += 1;
                 } else {
-                    down += 1
+                    down += 1;
                 }
             }
         }
@@ -312,6 +319,9 @@ fn coordinates(random: &mut fastrand::Rng) -> Vec<f32> {
         below(two_to(48)),
         -two_to(48),
         two_to(48) * 1.5,
+        f32::from_bits(0x3f80_0001),
+        f32::from_bits(0x3f80_0001) * two_to(47),
+        f32::from_bits(0x3f80_0001) * two_to(-101),
         1e30,
         f32::MAX,
         f32::INFINITY,
@@ -332,8 +342,10 @@ fn angles_of_coordinates_are_those_of_f32_arithmetic() {
     let inv_freq = [
         1.0,
         -1.0,
-        // Rounds the largest coordinate below 2^48 up to it.
+        // The largest coordinate below 2^48 times this is 2^48 and more.
         f64::from(f32::from_bits(0x3f80_0001)),
+        // 1 + 2^-23 times this is 2 - 2^-45, which rounds up to 2.
+        f64::from(f32::from_bits(0x3fff_fffe)),
         std::f64::consts::PI,
         100.0 * std::f64::consts::TAU,
         1e-4,
@@ -374,14 +386,23 @@ fn angles_of_coordinates_are_those_of_f32_arithmetic() {
             }
         }
     }
-    let frequencies = frequencies([f64::from(f32::from_bits(0x3f80_0001))], 1.0);
-    let largest = f32::from_bits(two_to(48).to_bits() - 1);
-    assert_eq!(f32_angle(largest, 1.0), Some(largest));
-    let positions = RowPositions::Coordinates(&[largest], AxisOrder::Last);
-    assert_eq!(
-        against_truth(&frequencies, Direction::Forward, positions).0,
-        1
+    // A product that rounds up to 2^48 has no angle; one that rounds up to 2^-100 has.
+    let rounds_up = f64::from(f32::from_bits(0x3fff_fffe));
+    let factor = f32::from_bits(0x3f80_0001);
+    assert_eq!(f32_angle(factor * two_to(46), rounds_up), Some(two_to(47)));
+    assert_eq!(f32_angle(factor * two_to(47), rounds_up), None);
+    let values = [
+        factor * two_to(46),
+        factor * two_to(47),
+        factor * two_to(-101),
+    ];
+    let positions = RowPositions::Coordinates(&values, AxisOrder::Last);
+    let (faults, rows) = against_truth(
+        &frequencies([rounds_up], 1.0),
+        Direction::Forward,
+        positions,
     );
+    assert!(faults == 1 && rows[2][1] > 0.0, "{rows:?}");
 }
 
 #[test]

@@ -244,8 +244,8 @@ fn a_rotation_of_three_axes_is_within_rounding_of_the_truth() {
             .with_pairing(pairing);
         // Sections of 4, 5 and 3 pairs.
         let axis = |k: u32| u32::from(k >= 4) + u32::from(k >= 9);
-        let pairs = (0..12).map(|k| Pair {
-            inv_freq: 2_f64.powi(-(k as i32)),
+        let pairs = (0..12_u32).map(|k| Pair {
+            inv_freq: 2_f64.powi(-k.cast_signed()),
             axis: axis(k),
         });
         let frequencies = Frequencies::from_pairs(pairs, 1.0).unwrap();

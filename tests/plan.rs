@@ -62,7 +62,7 @@ fn configurations_are_refused_by_name() {
         ),
         (
             base.clone().with_scaling(Scaling::Linear { factor: -2.0 }),
-            "scaling factor: must be a positive finite number, got -2",
+            "factor: must be a positive finite number, got -2",
         ),
         (
             base.clone().with_scaling(Scaling::Llama3 {

@@ -184,7 +184,7 @@ fn merged_patches_stand_as_qwens_do() {
             );
         }
         let grid = PatchGrid::new(h as u32, w as u32)
-            .with_frames(frames as u32)
+            .with_frames(frames.cast_unsigned())
             .with_merge(m as u32);
         assert_eq!(grid.places().unwrap(), expected, "{grid:?}");
     }

@@ -447,7 +447,7 @@ fn pairs_may_be_a_part_of_the_head() {
         let (s, c) = 2_f64.sin_cos();
         let mut truth: Vec<f64> = values.iter().map(|&x| x.into()).collect();
         for pair in pairs.chunks_exact(2) {
-            let [i, j] = [pair[0] as usize, pair[1] as usize];
+            let [i, j] = [0, 1].map(|side| usize::try_from(pair[side]).unwrap());
             let (x, y) = (f64::from(values[i]), f64::from(values[j]));
             (truth[i], truth[j]) = (factor * (x * c - y * s), factor * (x * s + y * c));
         }
