@@ -204,7 +204,8 @@ fn divided(value: u32, by: u32) -> u32 {
         quotient = (quotient << 1u) | bit;
         rest = (rest - bit * divisor) << 1u;
     }
-    let up = select(0u, 1u, rest > divisor || (rest == divisor && (quotient & 1u) == 1u));
+    // The quotient of two numbers of 24 bits is never a tie.
+    let up = select(0u, 1u, rest > divisor);
     let bits = (u32(field - 1) << 23u) + quotient + up;
     return select(sign | bits, sign, field < 1 || (value & 0x7f800000u) == 0u);
 }

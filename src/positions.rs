@@ -132,19 +132,19 @@ pub fn ragged(cu_seqlens: &[u32], offsets: &[i32]) -> Result<Vec<i32>> {
     if cu_seqlens.first() != Some(&0) {
         return fault("must begin with 0", format!("{:?}", cu_seqlens.first()));
     }
-    // The length of the result is checked before anything is kept of it.
     if let Some(pair) = cu_seqlens.windows(2).find(|pair| pair[1] < pair[0]) {
         return fault("must not descend", format!("{} after {}", pair[1], pair[0]));
     }
-    let mut ids = Vec::new();
-    for (pair, &offset) in cu_seqlens.windows(2).zip(offsets) {
+    // Everything is checked before anything is made.
+    let ends = cu_seqlens.windows(2).zip(offsets).map(|(pair, &offset)| {
         let end = i64::from(offset) + i64::from(pair[1] - pair[0]);
-        if end > i64::from(i32::MAX) + 1 {
-            return Err(RopeError::overflow("positions", "must fit i32"));
-        }
-        ids.extend((i64::from(offset)..end).filter_map(|id| i32::try_from(id).ok()));
+        (i64::from(offset), end)
+    });
+    if ends.clone().any(|(_, end)| end > i64::from(i32::MAX) + 1) {
+        return Err(RopeError::overflow("positions", "must fit i32"));
     }
-    Ok(ids)
+    let ids = ends.flat_map(|(start, end)| start..end);
+    Ok(ids.filter_map(|id| i32::try_from(id).ok()).collect())
 }
 
 /// The ids of a batch padded to rows of `tokens`, from its attention mask `[batch, tokens]` (0: padding, on either side): tokens that

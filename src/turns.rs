@@ -331,7 +331,8 @@ fn significand(value: f32) -> (u32, i32) {
 /// `factor`; None for a position that is not finite and for an angle of 2^48 or more. An integer position is rounded to f32 first,
 /// as `as f32` does.
 ///
-/// cos and sin are those of that angle, correctly rounded, down to an angle of 2^-70; below, the sine is off by less than 2^-100.
+/// cos and sin are those of that angle, correctly rounded, down to an angle of 2^-40, and without a factor down to 2^-70 (the sine of a small
+/// angle lies beside the f32 value that the angle is); below, the sine is off by less than 2^-100.
 #[must_use]
 pub fn cos_sin_f32(position: f32, inv_freq: f32, factor: TableFactor) -> Option<[u32; 2]> {
     if !position.is_finite() || !inv_freq.is_finite() {

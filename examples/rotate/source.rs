@@ -157,6 +157,11 @@ fn described(model: &ModelRope) -> Vec<String> {
             model.defaulted.join(", ")
         ));
     }
+    let idle = model.kinds.iter().filter(|kind| kind.rope.is_none());
+    let idle: Vec<_> = idle.map(|kind| kind.name.as_str()).collect();
+    if !idle.is_empty() {
+        notes.push(format!("layers that do not rotate: {}", idle.join(", ")));
+    }
     notes
 }
 

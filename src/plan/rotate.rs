@@ -218,11 +218,8 @@ impl RopePlan {
 
     /// Query and key in one dispatch, where they hold the same type and each fits a binding and a grid whole.
     fn joint(&self, query: &Placed, key: &Placed, shared: bool) -> Result<Option<PlannedDispatch>> {
-        let paths = [query.path(&self.spec), key.path(&self.spec)];
-        let path = paths[0].min(paths[1]);
-        // A tensor that has a faster path than whole windows keeps it.
-        let is_slowed = path == Path::Windows && paths[0] != paths[1];
-        if query.side.element != key.side.element || is_slowed {
+        let path = query.path(&self.spec).min(key.path(&self.spec));
+        if query.side.element != key.side.element {
             return Ok(None);
         }
         let whole = |placed: &Placed| {
