@@ -513,7 +513,11 @@ fn rotated_word(word: u32, lead: u32, row: u32) -> u32 {
 }
 
 /// The window of a workgroup's head: its first word, and how many elements stand before it in that word.
-fn window_of(slice: u32) -> vec2<u32> {
+fn window_of(at: Place) -> vec2<u32> {
+    var slice = slice_of(params.query, at, at.group);
+    if (at.group >= params.query_groups) {
+        slice = slice_of(params.key, at, at.group - params.query_groups);
+    }
     if (ELEMENT == F32) {
         return vec2(slice, 0u);
     }
@@ -545,11 +549,7 @@ fn windows_one(
         return;
     }
     let row = row_of(at);
-    var slice = slice_of(params.query, at, at.group);
-    if (at.group >= params.query_groups) {
-        slice = slice_of(params.key, at, at.group - params.query_groups);
-    }
-    let window = window_of(slice);
+    let window = window_of(at);
     let words = words_of(window.y);
     for (var word = local; word < words; word += WORKGROUP) {
         staged[word] = query_words[window.x + word];
@@ -571,11 +571,7 @@ fn windows_two(
     }
     let row = row_of(at);
     let is_query = at.group < params.query_groups;
-    var slice = slice_of(params.query, at, at.group);
-    if (!is_query) {
-        slice = slice_of(params.key, at, at.group - params.query_groups);
-    }
-    let window = window_of(slice);
+    let window = window_of(at);
     let words = words_of(window.y);
     for (var word = local; word < words; word += WORKGROUP) {
         if (is_query) {

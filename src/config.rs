@@ -15,6 +15,8 @@ pub use axes::{Axes, AxisRun, MAX_AXES};
 pub use model::{LayerKind, LayerRope, ModelRope};
 pub use pairing::{PairChannels, Pairing};
 
+use std::f64::consts::TAU;
+
 use crate::error::{Result, RopeError};
 
 /// The largest head this crate plans for.
@@ -165,6 +167,20 @@ impl Yarn {
     pub fn softmax_factor(&self) -> f64 {
         let scale = self.magnitude(self.mscale_all_dim.unwrap_or(0.0));
         scale * scale
+    }
+
+    /// The ends of the ramp, in pairs of a rotary dimension: where `beta_fast` and where `beta_slow` turns are made.
+    pub(crate) fn ramp(&self, theta: f64, rotary_dim: f64) -> (f64, f64) {
+        // The pair, as a real number, that makes so many turns.
+        let pair = |turns: f64| {
+            rotary_dim * libm::log(self.original_max_position_embeddings / (turns * TAU))
+                / (2.0 * libm::log(theta))
+        };
+        let (mut low, mut high) = (pair(self.beta_fast), pair(self.beta_slow));
+        if self.truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        (low.max(0.0), high.min(rotary_dim - 1.0))
     }
 
     /// `0.1 mscale ln(factor) + 1`, and 1 up to a factor of 1.

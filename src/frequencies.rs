@@ -151,6 +151,26 @@ impl Frequencies {
         Ok(frequencies)
     }
 
+    /// The same pairs with frequencies that are given, such as a model's own f32 `inv_freq`: what axis a pair reads, how many axes a
+    /// position has and the attention factor stay.
+    ///
+    /// # Errors
+    /// [`RopeError::Config`] where there is not one for each pair, or one is outside the range of [`Pair`].
+    pub fn with_inv_freq(mut self, inv_freq: &[f64]) -> Result<Self> {
+        if inv_freq.len() != self.pairs.len() {
+            return Err(RopeError::config(
+                "inv_freq",
+                format!("must have {} values, one for each pair", self.pairs.len()),
+                inv_freq.len(),
+            ));
+        }
+        for (pair, &inv_freq) in self.pairs.iter_mut().zip(inv_freq) {
+            TurnRate::new(inv_freq)?;
+            pair.inv_freq = inv_freq;
+        }
+        Ok(self)
+    }
+
     /// How many pairs there are: the width of a table row.
     #[must_use]
     #[expect(
@@ -338,16 +358,7 @@ impl Rule<'_> {
     /// How much of pair k is divided: 0 for pairs of more than `beta_fast` turns within the original context, 1 for those of fewer
     /// than `beta_slow`, a line between.
     fn yarn_ramp(&self, yarn: &Yarn, k: f64) -> f64 {
-        // The pair, as a real number, that makes so many turns.
-        let pair = |turns: f64| {
-            self.rotary_dim * libm::log(yarn.original_max_position_embeddings / (turns * TAU))
-                / (2.0 * libm::log(self.theta))
-        };
-        let (mut low, mut high) = (pair(yarn.beta_fast), pair(yarn.beta_slow));
-        if yarn.truncate {
-            (low, high) = (low.floor(), high.ceil());
-        }
-        let (low, mut high) = (low.max(0.0), high.min(self.rotary_dim - 1.0));
+        let (low, mut high) = yarn.ramp(self.theta, self.rotary_dim);
         if low == high {
             high += 0.001;
         }

@@ -118,8 +118,33 @@ fn configurations_are_refused_by_name() {
         "axis: must be less than 16, got 16"
     );
     for inv_freq in [f64::NAN, f64::INFINITY, 65_537.0, 1e-30] {
-        assert!(Frequencies::from_pairs([Pair { inv_freq, axis: 0 }], 1.0).is_err());
+        let given = Frequencies::from_pairs([Pair { inv_freq, axis: 0 }], 1.0);
+        let own = Frequencies::from_pairs(
+            [Pair {
+                inv_freq: 1.0,
+                axis: 0,
+            }],
+            1.0,
+        )
+        .unwrap();
+        let error = given.unwrap_err().to_string();
+        assert_eq!(
+            own.with_inv_freq(&[inv_freq]).unwrap_err().to_string(),
+            error
+        );
     }
+    let own = Frequencies::from_pairs(
+        [Pair {
+            inv_freq: 1.0,
+            axis: 0,
+        }],
+        1.0,
+    )
+    .unwrap();
+    assert_eq!(
+        own.with_inv_freq(&[1.0, 0.5]).unwrap_err().to_string(),
+        "inv_freq: must have 1 values, one for each pair, got 2"
+    );
 }
 
 fn fault(spec: RotateSpec) -> RopeError {

@@ -311,8 +311,8 @@ fn axes_stand_first_or_last() {
     let config = r#"{"head_dim": 8, "rope_theta": 100.0, "rope_scaling": {"type": "mrope", "mrope_section": [2, 1, 1]}}"#;
     // Three tokens of one head: [3, 3] fits both ways.
     let x = Tensor::heads(&[1, 1, 3, 8]);
-    let table = [[1, 2, 3], [4, 5, 6], [7, 8, 9]];
-    let ids = Tensor::i64(&[3, 3], table.iter().flatten().copied());
+    const TABLE: [[i64; 3]; 3] = [[1, 2, 3], [4, 5, 6], [7, 8, 9]];
+    let ids = Tensor::i64(&[3, 3], TABLE.iter().flatten().copied());
     let axis_of = [0, 0, 1, 2];
     let expected = |position: &dyn Fn(usize, usize) -> i64| -> Vec<f64> {
         let heads = x.values();
@@ -333,10 +333,10 @@ fn axes_stand_first_or_last() {
             .run(&[("x", &x), ("position_ids", &ids)], Some(config), flags)
             .unwrap()
     };
-    let first = expected(&|axis, token| table[axis][token]);
+    let first = expected(&|axis, token| TABLE[axis][token]);
     assert_close(&run(&[]).get("x").values(), &first);
     assert_close(&run(&["--axes", "first"]).get("x").values(), &first);
-    let last = expected(&|axis, token| table[token][axis]);
+    let last = expected(&|axis, token| TABLE[token][axis]);
     assert_close(&run(&["--axes", "last"]).get("x").values(), &last);
     // One id for all axes.
     let single = Tensor::i64(&[3], [4, 0, 11]);
@@ -347,6 +347,31 @@ fn axes_stand_first_or_last() {
         &out.get("x").values(),
         &expected(&|_, token| [4, 0, 11][token]),
     );
+    // An axis that no pair reads has its ids all the same, where inv_freq is given too.
+    let config = config.replace("[2, 1, 1]", "[2, 2, 0]");
+    let inv_freq = Tensor::f32(&[4], [1.0, 0.5, 0.25, 0.125]);
+    let given = [("x", &x), ("position_ids", &ids), ("inv_freq", &inv_freq)];
+    for (order, position_of) in [
+        (
+            "first",
+            (|axis, token| TABLE[axis][token]) as fn(usize, usize) -> i64,
+        ),
+        ("last", |axis, token| TABLE[token][axis]),
+    ] {
+        let flags = ["--inv-freq", "inv_freq", "--axes", order];
+        let out = folder.run(&given, Some(&config), &flags).unwrap();
+        let heads = x.values();
+        let truth = heads.chunks_exact(8).enumerate().flat_map(|(token, head)| {
+            let mut out = [0.0; 8];
+            for (k, inv_freq) in [1.0, 0.5, 0.25, 0.125].into_iter().enumerate() {
+                let (sin, cos) = (position_of(k / 2, token) as f64 * inv_freq).sin_cos();
+                let (a, b) = (f64::from(head[k]), f64::from(head[k + 4]));
+                (out[k], out[k + 4]) = (a * cos - b * sin, b * cos + a * sin);
+            }
+            out
+        });
+        assert_close(&out.get("x").values(), &truth.collect::<Vec<_>>());
+    }
 }
 
 #[test]
@@ -613,6 +638,18 @@ fn faults_are_one_line() {
             Some(LLAMA),
             &["--positions", "z"],
             "z: no such tensor in the input; name one with --positions",
+        ),
+        (
+            &good,
+            Some(LLAMA),
+            &["--prefix-tokens", "100"],
+            "q: has 2 tokens, fewer than the 100 that stay unrotated",
+        ),
+        (
+            &good,
+            Some(LLAMA),
+            &["--prefix-tokens", "4294967295"],
+            "q: has 2 tokens, fewer than the 4294967295 that stay unrotated",
         ),
         (
             &good,

@@ -239,12 +239,10 @@ impl<'a> Job<'a> {
                 let frequencies = Frequencies::from_pairs(list.pairs.iter().copied(), factor)?;
                 let job = Self::turning(args, config, &frequencies, rows, heads)?;
                 // What is not listed passes through, whatever the factor.
-                let spec = match (list.listed_to, list.has_gaps) {
-                    (_, true) if factor.abs() != 1.0 || factor < 0.0 => {
-                        return Err("pair_in: with an attention factor the pairs must leave out none before the last".into());
-                    }
-                    (listed, _) => job.spec.with_rotated_pairs(listed),
-                };
+                if list.has_gaps && factor != 1.0 {
+                    return Err("pair_in: with an attention factor the pairs must leave out none before the last".into());
+                }
+                let spec = job.spec.with_rotated_pairs(list.listed_to);
                 Ok(Self { spec, ..job })
             }
             Source::Cached { config, cache } => {

@@ -52,6 +52,21 @@ fn unrotated(args: &Args, grid: Option<&GridPositions>) -> (u32, u32) {
     }
 }
 
+/// How many tokens rotate.
+fn rotated(heads: &Heads, prefix: u32, suffix: u32) -> Result<u32, Failure> {
+    let unrotated = u64::from(prefix) + u64::from(suffix);
+    let rotated = u64::from(heads.tokens).checked_sub(unrotated);
+    rotated
+        .and_then(|count| u32::try_from(count).ok())
+        .ok_or_else(|| {
+            format!(
+                "{}: has {} tokens, fewer than the {unrotated} that stay unrotated",
+                heads.name, heads.tokens
+            )
+            .into()
+        })
+}
+
 /// The rows of a tensor: from `--image` or `--grid`, from the tensor of positions, or from the config's image size.
 pub fn of_tensor(
     args: &Args,
@@ -77,14 +92,7 @@ pub fn of_tensor(
             .into()
         });
     };
-    let patches = heads.tokens.checked_sub(prefix + suffix).ok_or_else(|| {
-        format!(
-            "{}: has {} tokens, fewer than the {} that stay unrotated",
-            heads.name,
-            heads.tokens,
-            prefix + suffix
-        )
-    })?;
+    let patches = rotated(heads, prefix, suffix)?;
     // Counted before anything is made of them.
     let grids = grids(args, grid)?;
     let mut count = 0;
@@ -119,7 +127,7 @@ pub fn of_tensor(
         None => Err(format!(
             "{}: has {patches} tokens beside {} that stay unrotated, and the grid has {count} patches",
             heads.name,
-            prefix + suffix
+            heads.tokens - patches
         )
         .into()),
     }
@@ -136,13 +144,13 @@ fn listed(
     let name = &args.positions;
     let tensor = find(file, name)?;
     let values = Values::of(name, &tensor)?;
+    let rest = rotated(heads, prefix, suffix)?;
     let fitted = |tokens: u32| {
         let shape = tensor.shape();
         (tokens > 0)
             .then(|| fit(args, shape, heads.batch, tokens, axes))
             .flatten()
     };
-    let rest = heads.tokens.saturating_sub(prefix + suffix);
     // Ids of all tokens rotate all of them, unless the command line says otherwise.
     let (fit, left, covered) = match (fitted(heads.tokens), fitted(rest)) {
         (Some(fit), _) if args.prefix_tokens.is_none() => (fit, [0, 0], heads.tokens),

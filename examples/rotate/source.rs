@@ -260,16 +260,10 @@ pub fn frequencies(
     if let (Scaling::Linear { factor }, false) = (config.scaling(), config.axes().runs_on()) {
         unit /= factor;
     }
-    let pairs = own
-        .pairs()
-        .iter()
-        .zip(order)
-        .enumerate()
-        .map(|(k, (pair, index))| Pair {
-            inv_freq: unit * given[index] / divisors.as_ref().map_or(1.0, |divisors| divisors[k]),
-            axis: pair.axis,
-        });
-    Ok(Frequencies::from_pairs(pairs, own.attention_factor())?)
+    let inv_freq = order.into_iter().enumerate().map(|(k, index)| {
+        unit * given[index] / divisors.as_ref().map_or(1.0, |divisors| divisors[k])
+    });
+    Ok(own.with_inv_freq(&inv_freq.collect::<Vec<_>>())?)
 }
 
 impl PairList {

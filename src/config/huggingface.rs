@@ -130,7 +130,7 @@ pub fn read_part(text: &str, part: Part<'_>) -> Result<Option<ModelRope>> {
         Part::Key(path) => {
             let part = at(file, path).or_else(|| at(file, &format!("{path}_config")));
             let part = part.ok_or_else(|| no_part(path, file))?;
-            match find(part, &TEXT_KEYS[..1]) {
+            match at(part, "text_config") {
                 Some(text) => read_text(text, string(part, "model_type")?),
                 None => read_any(part),
             }
@@ -341,7 +341,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The RoPE of a kind of layer. None: it has no theta, and so does not rotate.
+    /// The RoPE of a kind of layer.
     fn rope(
         &self,
         kind: &str,
@@ -407,7 +407,7 @@ impl Reader<'_> {
                 }
             }
         }
-        if family.names.is_empty() {
+        if !family.is_known() {
             return Err(missing("rope_theta"));
         }
         layers::note(defaulted, "rope_theta");
@@ -434,7 +434,7 @@ impl Reader<'_> {
         let latent = match family.head {
             Head::Latent { rope, nope } => Some((rope, nope)),
             // The general rules know such heads by their keys.
-            _ if family.names.is_empty()
+            _ if !family.is_known()
                 && present(file, "qk_rope_head_dim").is_some()
                 && present(file, "qk_nope_head_dim").is_some() =>
             {
@@ -647,52 +647,48 @@ impl Reader<'_> {
             ));
         }
         let given = wholes(set, "mrope_section")?;
+        let fault = |rule: String, sections: &[u32]| {
+            let got = format!("{sections:?}");
+            Err(RopeError::config("mrope_section", rule, got))
+        };
         let scheme = match (family.axes, &given) {
-            (TextAxes::One, None) => return Ok(Axes::One),
+            // The general rules know sections by their key.
             (TextAxes::One, Some(_)) if flag(set, "mrope_interleaved")? == Some(true) => {
                 TextAxes::Interleaved([0; 3])
             }
             (TextAxes::One, Some(_)) => TextAxes::Sectioned([0; 3]),
             (scheme, _) => scheme,
         };
-        let fault = |rule: String, sections: &[u32]| {
-            Err(RopeError::config(
-                "mrope_section",
-                rule,
-                format!("{sections:?}"),
-            ))
+        let mut sections = |default: [u32; 3]| {
+            given.clone().unwrap_or_else(|| {
+                layers::note(defaulted, "mrope_section");
+                default.to_vec()
+            })
         };
-        let default = match scheme {
-            TextAxes::Alternating => return Ok(Axes::Alternating),
-            TextAxes::One => return Ok(Axes::One),
-            TextAxes::Sectioned(sections) | TextAxes::Interleaved(sections) => sections,
-            TextAxes::SpatialFirst(each) => [each, each, 0],
-        };
-        let sections = given.unwrap_or_else(|| {
-            layers::note(defaulted, "mrope_section");
-            default.to_vec()
-        });
-        let sum: u64 = sections.iter().map(|&section| u64::from(section)).sum();
-        match (scheme, &sections[..]) {
-            (TextAxes::Sectioned(_), sections) => {
+        match scheme {
+            TextAxes::One => Ok(Axes::One),
+            TextAxes::Alternating => Ok(Axes::Alternating),
+            TextAxes::Sectioned(default) => {
+                let sections = sections(default);
+                let sum: u64 = sections.iter().map(|&section| u64::from(section)).sum();
                 if sum != u64::from(pairs) {
-                    return fault(format!("must add up to {pairs} pairs"), sections);
+                    return fault(format!("must add up to {pairs} pairs"), &sections);
                 }
-                Ok(Axes::Sectioned(sections.to_vec()))
+                Ok(Axes::Sectioned(sections))
             }
-            (TextAxes::Interleaved(_), &[_, height, width]) => {
-                Ok(Axes::Interleaved { height, width })
-            }
-            (TextAxes::SpatialFirst(_), &[height, width, ..]) => {
-                if height != width || height > pairs / 2 {
-                    return fault(
-                        format!("must begin with height and width alike, within {pairs} pairs"),
-                        &sections,
-                    );
+            TextAxes::Interleaved(default) => match sections(default)[..] {
+                [_, height, width] => Ok(Axes::Interleaved { height, width }),
+                ref sections => fault("must have three numbers".into(), sections),
+            },
+            TextAxes::SpatialFirst(each) => match sections([each, each, 0])[..] {
+                [height, width, _] if height == width && height <= pairs / 2 => {
+                    Ok(Axes::SpatialFirst { each: height })
                 }
-                Ok(Axes::SpatialFirst { each: height })
-            }
-            (_, sections) => fault("must have three numbers".into(), sections),
+                ref sections => fault(
+                    format!("must be height and width alike, within {pairs} pairs, and time"),
+                    sections,
+                ),
+            },
         }
     }
 }

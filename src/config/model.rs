@@ -54,6 +54,58 @@ pub struct LayerRope {
     pub grid: Option<GridPositions>,
 }
 
+/// Most kinds of layers in one file.
+#[cfg(any(feature = "huggingface", feature = "gguf"))]
+const MAX_KINDS: usize = 256;
+
+/// The kinds that a reader has found so far.
+#[cfg(any(feature = "huggingface", feature = "gguf"))]
+#[derive(Default)]
+pub(crate) struct Kinds(Vec<LayerKind>);
+
+#[cfg(any(feature = "huggingface", feature = "gguf"))]
+impl Kinds {
+    /// The index of the kind of this name and RoPE. Of two kinds of one name, that which does not rotate is called `nope`, and one of another
+    /// theta says so.
+    pub(crate) fn add(&mut self, name: &str, rope: Option<LayerRope>) -> Result<usize> {
+        let same = |kind: &LayerKind| {
+            let rest = kind.name.strip_prefix(name);
+            let is_named = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(" ("));
+            kind.rope == rope && (is_named || (rope.is_none() && kind.name == NOPE))
+        };
+        if let Some(found) = self.0.iter().position(same) {
+            return Ok(found);
+        }
+        if self.0.len() == MAX_KINDS {
+            return Err(RopeError::config(
+                "layers",
+                format!("must be of at most {MAX_KINDS} kinds"),
+                "more",
+            ));
+        }
+        let taken = self.0.iter_mut().find(|kind| kind.name == name);
+        let mut own = name.to_owned();
+        match (taken, &rope) {
+            (None, _) => {}
+            (Some(_), None) => own = NOPE.to_owned(),
+            (Some(other), Some(_)) if other.rope.is_none() => other.name = NOPE.to_owned(),
+            (Some(_), Some(rope)) => own = format!("{name} (theta {})", rope.config.theta()),
+        }
+        self.0.push(LayerKind { name: own, rope });
+        Ok(self.0.len() - 1)
+    }
+
+    /// All of them; None where none rotates.
+    pub(crate) fn finish(self) -> Option<Vec<LayerKind>> {
+        let rotates = self.0.iter().any(|kind| kind.rope.is_some());
+        rotates.then_some(self.0)
+    }
+}
+
+/// What layers that do not rotate are called where others of their name do.
+#[cfg(any(feature = "huggingface", feature = "gguf"))]
+const NOPE: &str = "nope";
+
 impl LayerRope {
     #[cfg_attr(
         not(any(feature = "gguf", feature = "huggingface")),

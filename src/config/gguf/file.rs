@@ -370,7 +370,7 @@ impl<R: Read + Seek> Source<R> {
     }
 
     /// Checks that so many bytes are left.
-    fn expect(&self, what: &str, bytes: u64) -> Result<()> {
+    fn check_left(&self, what: &str, bytes: u64) -> Result<()> {
         if bytes > self.left() {
             return Err(RopeError::config(
                 "GGUF",
@@ -395,7 +395,7 @@ impl<R: Read + Seek> Source<R> {
     }
 
     fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
-        self.expect(what, N as u64)?;
+        self.check_left(what, N as u64)?;
         let mut bytes = [0; N];
         self.input
             .read_exact(&mut bytes)
@@ -409,7 +409,7 @@ impl<R: Read + Seek> Source<R> {
     }
 
     fn bytes(&mut self, what: &str, count: u64) -> Result<Vec<u8>> {
-        self.expect(what, count)?;
+        self.check_left(what, count)?;
         let size = usize::try_from(count)
             .map_err(|_| RopeError::overflow("GGUF", "must fit into memory"))?;
         let mut bytes = vec![0; size];
@@ -421,7 +421,7 @@ impl<R: Read + Seek> Source<R> {
     }
 
     fn skip(&mut self, what: &str, count: u64) -> Result<()> {
-        self.expect(what, count)?;
+        self.check_left(what, count)?;
         let by = i64::try_from(count)
             .map_err(|_| RopeError::overflow("GGUF", "must have offsets below 2^63"))?;
         self.input

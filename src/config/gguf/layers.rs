@@ -3,7 +3,8 @@
 use super::architectures::{Habit, Nope, Pattern, When};
 use super::keys::{Keys, PerLayer};
 use super::rope::{Kind, Shared};
-use crate::config::{LayerKind, LayerRope, ModelRope};
+use crate::config::model::Kinds;
+use crate::config::{LayerRope, ModelRope};
 use crate::error::Result;
 
 /// The most layers that llama.cpp takes.
@@ -80,7 +81,7 @@ pub(super) fn read(keys: &mut Keys<'_>) -> Result<Option<ModelRope>> {
     let mut layers = Vec::with_capacity(count);
     for layer in 0..count {
         if !has_attention(layer) {
-            layers.push(kinds.add(architecture.other.0, None));
+            layers.push(kinds.add(architecture.other.0, None)?);
             continue;
         }
         let (name, kind) = match compressed.as_ref().and_then(|ratios| ratios.get(layer)) {
@@ -91,7 +92,7 @@ pub(super) fn read(keys: &mut Keys<'_>) -> Result<Option<ModelRope>> {
             Some(_) => ("compressed_sparse_attention", Kind::Compressed),
         };
         if !rotating.get(layer).is_none_or(|&is_so| is_so) {
-            layers.push(kinds.add(name, None));
+            layers.push(kinds.add(name, None)?);
             continue;
         }
         let rope = match known.iter().find(|(other, _)| *other == kind) {
@@ -102,45 +103,14 @@ pub(super) fn read(keys: &mut Keys<'_>) -> Result<Option<ModelRope>> {
                 rope
             }
         };
-        layers.push(kinds.add(name, Some(rope)));
+        layers.push(kinds.add(name, Some(rope))?);
     }
-    if kinds.0.iter().all(|kind| kind.rope.is_none()) {
-        return Ok(None);
-    }
-    Ok(Some(ModelRope {
+    Ok(kinds.finish().map(|kinds| ModelRope {
         family: Some(architecture.name),
         defaulted: std::mem::take(&mut keys.defaulted),
-        kinds: kinds.0,
+        kinds,
         layers,
     }))
-}
-
-/// The kinds found so far.
-#[derive(Default)]
-struct Kinds(Vec<LayerKind>);
-
-impl Kinds {
-    fn add(&mut self, name: &str, rope: Option<LayerRope>) -> usize {
-        let same = |kind: &LayerKind| {
-            kind.rope == rope && (kind.name == name || rope.is_none() && kind.name == "nope")
-        };
-        if let Some(found) = self.0.iter().position(same) {
-            return found;
-        }
-        // Of two kinds of one name the one that does not rotate says so.
-        let is_taken = self.0.iter().any(|kind| kind.name == name);
-        let name = match rope {
-            _ if !is_taken => name,
-            None => "nope",
-            Some(_) => "rotating_attention",
-        };
-        let kind = LayerKind {
-            name: name.to_owned(),
-            rope,
-        };
-        self.0.push(kind);
-        self.0.len() - 1
-    }
 }
 
 /// Layers of another kind than attention, by a rule or a list; none where neither is.

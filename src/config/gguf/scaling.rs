@@ -1,7 +1,5 @@
 //! How an architecture's files scale frequencies, and the factors of cos, sin and the softmax that follow.
 
-use std::f64::consts::TAU;
-
 use super::architectures::{Habit, YarnKeys};
 use super::keys::Keys;
 use crate::config::{RopeConfig, Scaling, Yarn};
@@ -117,13 +115,7 @@ impl FileScaling {
         let magnitude = if ramp == 0.0 {
             unramped
         } else {
-            let own = |scale: f64| {
-                if main <= 1.0 {
-                    1.0
-                } else {
-                    0.1 * scale * libm::log(main) + 1.0
-                }
-            };
+            let own = |scale: f64| Yarn::new(main, 1.0).magnitude(scale);
             let is_own = keys.architecture.habit == Some(Habit::DeepSeek2);
             if log_multiplier == 0.0 {
                 own(1.0)
@@ -304,7 +296,7 @@ impl FileScaling {
             return Err(keys.fault(ORIGINAL, "must be above 1 for yarn", original));
         }
         let yarn = Yarn::new(layer.factor, original).with_betas(self.betas.0, self.betas.1);
-        let (low, high) = ramp(&yarn, config);
+        let (low, high) = yarn.ramp(config.theta(), config.rotary_dim().into());
         if same(self.ramp, 1.0) && low <= high {
             return Ok(Divided::Yarn(yarn));
         }
@@ -313,7 +305,7 @@ impl FileScaling {
 
     /// YaRN as ggml has it, as a divisor for each pair.
     fn ramped(&self, yarn: &Yarn, config: &RopeConfig) -> Vec<f64> {
-        let (low, high) = ramp(yarn, config);
+        let (low, high) = yarn.ramp(config.theta(), config.rotary_dim().into());
         let divisor = |k: u32| {
             let along = (f64::from(k) - low) / (high - low).max(0.001);
             let kept = (1.0 - along.clamp(0.0, 1.0)) * self.ramp;
@@ -350,17 +342,6 @@ impl Divided {
             Self::Each(divisors) => by(divisors),
         }
     }
-}
-
-/// The ends of YaRN's ramp, in pairs.
-fn ramp(yarn: &Yarn, config: &RopeConfig) -> (f64, f64) {
-    let dim = f64::from(config.rotary_dim());
-    let pair = |turns: f64| {
-        dim * libm::log(yarn.original_max_position_embeddings / (turns * TAU))
-            / (2.0 * libm::log(config.theta()))
-    };
-    let (low, high) = (pair(yarn.beta_fast).floor(), pair(yarn.beta_slow).ceil());
-    (low.max(0.0), high.min(dim - 1.0))
 }
 
 /// The factors of a tensor, one for each pair.

@@ -107,6 +107,8 @@ pub(super) enum Nope {
     LayerTheta,
     /// Those whose `layer_rope_theta` is 0, else every full one; other values mean nothing.
     LayerFlag,
+    /// All, where the theta of their set is there and null.
+    NullTheta,
     /// Those among `cross_attention_layers`.
     Cross,
 }
@@ -130,7 +132,8 @@ pub(super) enum Sets {
 pub(super) struct GlobalLocal {
     pub(super) global_key: &'static str,
     pub(super) global: f64,
-    pub(super) local_key: &'static str,
+    /// None: sliding layers have the default unless their own set says otherwise.
+    pub(super) local_key: Option<&'static str>,
     pub(super) local: f64,
     /// The scaling of the older form is for both.
     pub(super) scales_both: bool,
@@ -139,22 +142,21 @@ pub(super) struct GlobalLocal {
 const GEMMA3: GlobalLocal = GlobalLocal {
     global_key: "rope_theta",
     global: 1e6,
-    local_key: "rope_local_base_freq",
+    local_key: Some("rope_local_base_freq"),
     local: 1e4,
     scales_both: false,
 };
 const MODERNBERT: GlobalLocal = GlobalLocal {
     global_key: "global_rope_theta",
     global: 160_000.0,
-    local_key: "local_rope_theta",
+    local_key: Some("local_rope_theta"),
     local: 1e4,
     scales_both: true,
 };
-/// Its `rope_theta` is for the full layers; sliding ones have the default unless their own set says otherwise.
 const OLMO3: GlobalLocal = GlobalLocal {
     global_key: "rope_theta",
     global: 500_000.0,
-    local_key: "",
+    local_key: None,
     local: 500_000.0,
     scales_both: false,
 };
@@ -263,6 +265,11 @@ impl Family {
             reversed: true,
             ..self
         }
+    }
+
+    /// Whether these are a family's rules, and not the general ones.
+    pub(super) fn is_known(&self) -> bool {
+        !self.names.is_empty()
     }
 
     pub(super) fn habits(&self) -> Habits {
@@ -421,7 +428,7 @@ pub(super) static TEXT: &[Family] = &[
     text(&["neomme"]).defaults(r#"{"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}, "full_attention": {"rope_type": "default", "rope_theta": 1000000.0, "partial_rotary_factor": 0.25}}"#).head(Head::Default(64)).axes(TextAxes::Alternating).layers(Layers::sliding(Every::last("", 6).ends_full())),
     text(&["nomic_bert"]).theta(1_000.0),
     text(&["olmo3"]).sets(Sets::GlobalLocal(OLMO3)).theta(500_000.0).layers(Layers::sliding(Every::last("", 4))),
-    text(&["olmo_hybrid"]).layers(Layers::mixed("linear_attention", Every::last("", 4))),
+    text(&["olmo_hybrid"]).layers(Layers::mixed("linear_attention", Every::last("", 4)).nope(Nope::NullTheta)),
     text(&["openai_privacy_filter"]).pairing(Interleaved).theta(150_000.0).defaults(GPT_OSS).head(Head::Default(64)),
     text(&["paddleocr_vl_text"]).theta(500_000.0).head(Head::Default(128)).axes(MROPE_16_24_24),
     text(&["pe_audio_encoder", "pe_audio_video_encoder", "pe_video_encoder"]).pairing(Interleaved).theta(20_000.0).head(Head::Default(128)),

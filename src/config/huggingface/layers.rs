@@ -6,15 +6,13 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use super::Reader;
-use super::families::{DEPTHS, Every, Family, Nope, Phase, Sets};
+use super::families::{DEPTHS, Every, Family, GlobalLocal, Nope, Phase, Sets};
 use super::values::{
     Object, missing, numbers, numbers_or_null, object, positive, present, strings, whole, wholes,
 };
-use crate::config::{LayerKind, LayerRope, ModelRope};
+use crate::config::model::Kinds;
+use crate::config::{LayerRope, ModelRope};
 use crate::error::{Result, RopeError};
-
-/// Kinds of layers of one file, at most.
-const MAX_KINDS: usize = 256;
 
 /// Notes a key whose value is a default, once.
 pub(super) fn note(defaulted: &mut Vec<&'static str>, key: &'static str) {
@@ -50,8 +48,8 @@ pub(super) fn read(
     family: &'static Family,
 ) -> Result<Option<ModelRope>> {
     let mut defaulted = Vec::new();
-    let parameters = parameters(file, name, family, &mut defaulted)?;
     let count = depth(file, name, &mut defaulted)?;
+    let parameters = parameters(file, family, count, &mut defaulted)?;
     let mut names = layer_names(file, family, count)?;
     if names.is_empty() && parameters.sets.iter().all(|(label, _)| label.is_empty()) {
         let count = count.unwrap_or(0);
@@ -64,9 +62,8 @@ pub(super) fn read(
         family,
         nested: parameters.nested,
     };
-    // A theta that is null is said on purpose.
     let is_nope = |set: &Object| {
-        name == Some("olmo_hybrid") && set.get("rope_theta").is_some_and(Value::is_null)
+        family.layers.nope == Nope::NullTheta && set.get("rope_theta").is_some_and(Value::is_null)
     };
     let scaled: Option<HashSet<usize>> = wholes(file, "rope_scaling_layers")?
         .map(|layers| layers.into_iter().map(|layer| layer as usize).collect());
@@ -98,34 +95,8 @@ pub(super) fn read(
         }
     };
 
-    let mut kinds: Vec<LayerKind> = Vec::new();
+    let mut kinds = Kinds::default();
     let mut layers = Vec::new();
-    let mut add = |name: &str, rope: Option<LayerRope>| -> Result<usize> {
-        let same = |kind: &LayerKind| {
-            let is_named = kind.name.strip_prefix(name);
-            let is_named = is_named.is_some_and(|rest| rest.is_empty() || rest.starts_with(" ("));
-            kind.rope == rope && (is_named || (rope.is_none() && kind.name == "nope"))
-        };
-        if let Some(found) = kinds.iter().position(same) {
-            return Ok(found);
-        }
-        // Two kinds of one name: what does not rotate, and what has another theta, says so.
-        let is_taken = kinds.iter().any(|kind| kind.name == name);
-        let name = match &rope {
-            _ if !is_taken => name.to_owned(),
-            None => "nope".to_owned(),
-            Some(rope) => format!("{name} (theta {})", rope.config.theta()),
-        };
-        kinds.push(LayerKind { name, rope });
-        if kinds.len() > MAX_KINDS {
-            return Err(RopeError::config(
-                "layers",
-                format!("must be of at most {MAX_KINDS} kinds"),
-                kinds.len(),
-            ));
-        }
-        Ok(kinds.len() - 1)
-    };
     // A file may have many layers: each kind is read once.
     let mut known = HashMap::new();
     for (index, name) in names.iter().enumerate() {
@@ -142,7 +113,7 @@ pub(super) fn read(
                     Turn::Theta(theta) => rope(name, Some(theta), plain)?,
                     Turn::Yes => rope(name, None, plain)?,
                 };
-                let kind = add(name, rope)?;
+                let kind = kinds.add(name, rope)?;
                 known.insert(key, kind);
                 kind
             }
@@ -159,15 +130,11 @@ pub(super) fn read(
         let is_there = names.iter().any(|known| known == name);
         if !is_there && (!label.is_empty() || names.is_empty()) {
             let rope = rope(name, None, false)?;
-            add(name, rope)?;
+            kinds.add(name, rope)?;
         }
     }
-    if kinds.iter().all(|kind| kind.rope.is_none()) {
-        return Ok(None);
-    }
-    let is_known = !family.names.is_empty();
-    Ok(Some(ModelRope {
-        family: name.filter(|_| is_known),
+    Ok(kinds.finish().map(|kinds| ModelRope {
+        family: name.filter(|_| family.is_known()),
         defaulted,
         kinds,
         layers,
@@ -200,8 +167,8 @@ fn labels(set: &Object) -> Vec<&String> {
 
 fn parameters<'a>(
     file: &'a Object,
-    name: Option<&str>,
     family: &Family,
+    count: Option<u32>,
     defaulted: &mut Vec<&'static str>,
 ) -> Result<Parameters<'a>> {
     let newer = object(file, "rope_parameters")?.filter(|set| !set.is_empty());
@@ -212,8 +179,7 @@ fn parameters<'a>(
     };
     // Where one form holds what the other is for, the older one counts, as transformers has it.
     let given = match family.sets {
-        Sets::NestedOnly => newer,
-        Sets::GlobalLocal(_) => newer,
+        Sets::NestedOnly | Sets::GlobalLocal(_) => newer,
         _ => older.or(newer),
     };
     if let Some(set) = given {
@@ -224,23 +190,28 @@ fn parameters<'a>(
                 (label.clone(), set.map(Cow::Borrowed))
             });
             let mut sets: Vec<_> = sets.collect();
-            if let Sets::GlobalLocal(_) = family.sets {
-                complete(file, family, &mut sets, defaulted)?;
+            if let Sets::GlobalLocal(rule) = family.sets {
+                complete(file, rule, &mut sets, defaulted)?;
             }
             return Ok(Parameters { sets, nested: true });
         }
     }
     match family.sets {
+        Sets::GlobalLocal(_) if given.is_some() => Err(RopeError::config(
+            "rope_parameters",
+            "must have a set for full_attention and one for sliding_attention",
+            "one for both",
+        )),
         Sets::GlobalLocal(rule) => {
-            let mut sets = Vec::new();
-            for (label, is_global) in [("full_attention", true), ("sliding_attention", false)] {
-                let mut set = given.cloned().unwrap_or_else(empty);
-                if let Some(older) = older.filter(|_| is_global || rule.scales_both) {
-                    set.extend(older.clone());
-                }
-                sets.push((label.to_owned(), Some(Cow::Owned(set))));
-            }
-            complete(file, family, &mut sets, defaulted)?;
+            let set = |scales: bool| {
+                let older = older.filter(|_| scales);
+                Some(older.map_or_else(|| Cow::Owned(empty()), Cow::Borrowed))
+            };
+            let mut sets = vec![
+                ("full_attention".to_owned(), set(true)),
+                ("sliding_attention".to_owned(), set(rule.scales_both)),
+            ];
+            complete(file, rule, &mut sets, defaulted)?;
             Ok(Parameters { sets, nested: true })
         }
         Sets::DeepSeekV4 => {
@@ -266,7 +237,7 @@ fn parameters<'a>(
             })
         }
         Sets::PerLayer if present(file, "rope_theta").is_some_and(Value::is_array) => {
-            per_layer(file, family, depth(file, name, defaulted)?, older)
+            per_layer(file, family, count, older)
         }
         _ => match (given, family.defaults) {
             (Some(set), _) => Ok(flat(Cow::Borrowed(set))),
@@ -295,15 +266,12 @@ fn parameters<'a>(
 /// Gives both sets of a family that has two their thetas.
 fn complete(
     file: &Object,
-    family: &Family,
+    rule: GlobalLocal,
     sets: &mut Vec<(String, Option<Cow<'_, Object>>)>,
     defaulted: &mut Vec<&'static str>,
 ) -> Result<()> {
-    let Sets::GlobalLocal(rule) = family.sets else {
-        return Ok(());
-    };
     for (label, key, default) in [
-        ("full_attention", rule.global_key, rule.global),
+        ("full_attention", Some(rule.global_key), rule.global),
         ("sliding_attention", rule.local_key, rule.local),
     ] {
         let at = match sets.iter().position(|(known, _)| known == label) {
@@ -316,20 +284,12 @@ fn complete(
         // A set that is null or missing is the default one here.
         let mut set = sets[at].1.take().map_or_else(empty, Cow::into_owned);
         if positive(&set, "rope_theta")?.is_none() {
-            let own = if key.is_empty() {
-                None
-            } else {
-                positive(file, key)?
+            let own = match key {
+                Some(key) => positive(file, key)?,
+                None => None,
             };
             if own.is_none() {
-                note(
-                    defaulted,
-                    if key == "rope_theta" || key.is_empty() {
-                        "rope_theta"
-                    } else {
-                        key
-                    },
-                );
+                note(defaulted, key.unwrap_or("rope_theta"));
             }
             set.insert("rope_theta".into(), own.unwrap_or(default).into());
         }
@@ -521,11 +481,11 @@ fn rotating(file: &Object, family: &Family, names: &[String]) -> Result<Vec<Turn
     let by_name =
         |rotates: &dyn Fn(&str) -> bool| names.iter().map(|name| turn(rotates(name))).collect();
     Ok(match family.layers.nope {
-        Nope::None => Vec::new(),
+        Nope::None | Nope::NullTheta => Vec::new(),
         Nope::Full => by_name(&|name| name != "full_attention"),
         Nope::FullWhileSliding => {
-            let slides = present(file, "sliding_window").is_some()
-                || !file.contains_key("sliding_window") && family.names.contains(&"kolibri1");
+            // The classes have a window; a file that wants none says null.
+            let slides = !file.get("sliding_window").is_some_and(Value::is_null);
             by_name(&|name| !slides || name != "full_attention")
         }
         Nope::Listed { .. } => {

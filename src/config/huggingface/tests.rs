@@ -67,6 +67,7 @@ fn described(family: &Family) -> String {
         Nope::FullWhileSliding => "full layers do not rotate beside sliding ones",
         Nope::Listed { .. } => "`no_rope_layers`, else every fourth does not rotate",
         Nope::LayerTheta | Nope::LayerFlag => "`layer_rope_theta`",
+        Nope::NullTheta => "none rotates where theta is null",
         Nope::Cross => "cross-attention does not rotate",
     };
     let only_if = family.only_if.map_or_else(String::new, |(key, value)| {
@@ -471,6 +472,27 @@ fn kinds_of_layers_have_their_own() {
         ),
         (512, 512, 64, 1e6)
     );
+    // The class has a window; without one all layers rotate.
+    let exaone = |window: &str| {
+        let text = format!(
+            r#"{{"model_type": "exaone4", "hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 4 {window}}}"#
+        );
+        let model = read(&text);
+        (0..4)
+            .map(|layer| model.layer(layer).unwrap().rope.is_some())
+            .collect::<Vec<_>>()
+    };
+    for window in ["", r#", "sliding_window": 4096"#] {
+        assert_eq!(exaone(window), [true, true, true, false]);
+    }
+    assert_eq!(exaone(r#", "sliding_window": null"#), [true; 4]);
+    // The kind that rotates has the name, whichever comes first.
+    let first = read(
+        r#"{"model_type": "granite_swa", "head_dim": 64, "num_hidden_layers": 2, "rope_theta": 1e4,
+            "layer_types": ["full_attention", "full_attention"], "layer_rope_theta": [0, 10000.0]}"#,
+    );
+    assert!(first.kind("full_attention").unwrap().rope.is_some());
+    assert!(first.kind("nope").unwrap().rope.is_none());
     let nested = read(
         r#"{"head_dim": 64, "rope_parameters": {"full_attention": {"rope_theta": 5e5}, "sliding_attention": null},
             "layer_types": ["sliding_attention", "full_attention"]}"#,
@@ -613,6 +635,10 @@ fn faults_name_the_key() {
         (
             r#"{"head_dim": 64, "rope_theta": 1, "num_hidden_layers": 1000000000}"#,
             "num_hidden_layers: must be at most 65,536, got 1000000000",
+        ),
+        (
+            r#"{"model_type": "gemma3_text", "head_dim": 64, "rope_parameters": {"rope_theta": 3.0}}"#,
+            "rope_parameters: must have a set for full_attention and one for sliding_attention, got one for both",
         ),
         (
             r#"{"model_type": "vjepa2", "head_dim": 64}"#,

@@ -21,6 +21,8 @@ pub(super) struct Tower {
     image: u32,
     merge: Merge,
     tokens: Tokens,
+    /// It reads the theta beside its parameters alone.
+    own_theta: bool,
 }
 
 /// Which pairs read which axis, and what the axes count.
@@ -87,6 +89,7 @@ const fn tower(
         image: 0,
         merge: Merge::Raster,
         tokens: Tokens::None,
+        own_theta: false,
     }
 }
 
@@ -114,6 +117,13 @@ impl Tower {
 
     const fn tokens(self, tokens: Tokens) -> Self {
         Self { tokens, ..self }
+    }
+
+    const fn own_theta(self) -> Self {
+        Self {
+            own_theta: true,
+            ..self
+        }
     }
 }
 
@@ -244,7 +254,8 @@ pub(super) static TOWERS: &[Tower] = &[
     tower(&["dinov3_vit"], &[], Scheme::Dino)
         .theta(100.0)
         .class(384, 6, 16, 224)
-        .tokens(Tokens::Registers(0)),
+        .tokens(Tokens::Registers(0))
+        .own_theta(),
     tower(&["eomt_dinov3"], &[], Scheme::Dino)
         .theta(100.0)
         .class(1024, 16, 16, 640)
@@ -252,7 +263,8 @@ pub(super) static TOWERS: &[Tower] = &[
     tower(&["sapiens2"], &[], Scheme::Dino)
         .theta(100.0)
         .class(1024, 16, 16, 224)
-        .tokens(Tokens::Registers(8)),
+        .tokens(Tokens::Registers(8))
+        .own_theta(),
     tower(&["sam2_video", "edgetam_video"], &[], Scheme::SamMemory).class(256, 1, 1, 64),
     tower(&["sam3_tracker_video"], &[], Scheme::SamMemory).class(256, 1, 1, 72),
     tower(
@@ -413,15 +425,10 @@ impl Tower {
                 ));
             }
         }
-        // These classes read their own key alone.
-        let only_top = matches!(self.names, ["dinov3_vit"] | ["sapiens2"]);
-        if let Some(theta) = set
-            .filter(|_| !only_top)
-            .map(|set| positive(set, "rope_theta"))
-            .transpose()?
-            .flatten()
-        {
-            return Ok(theta);
+        if let Some(set) = set.filter(|_| !self.own_theta) {
+            if let Some(theta) = positive(set, "rope_theta")? {
+                return Ok(theta);
+            }
         }
         for key in ["rope_theta", "memory_attention_rope_theta"] {
             if let Some(theta) = positive(file, key)? {
@@ -450,10 +457,6 @@ impl Tower {
         }
         let size = first_of(file, &["embed_dim", "width", "hidden_size"])?;
         let heads = first_of(file, &["num_heads", "heads", "num_attention_heads"])?;
-        if size.is_none() && heads.is_none() && self.scheme == Scheme::Gemma4 {
-            defaulted.push("head_dim");
-            return Ok(64);
-        }
         if size.is_none() {
             defaulted.push("hidden_size");
         }
