@@ -1,198 +1,256 @@
-//! Criterion benches: a table against a float one, a prefill against its floor, and what the host's calls cost.
+//! Criterion benches of what runs on a device, and of what the host's calls cost.
 //!
-//! Times of a software driver are its own: read the ratios inside a group. `cargo bench -- --test` runs each once.
+//! Every group has its floor, the best plain in-place pass over the same bytes, and a copy of them. Throughput counts the bytes that
+//! are read and written. Outputs are compared with the CPU's bits before anything is timed. Times of a software driver are its own: read
+//! the ratios inside a group. `cargo bench -- --test` runs each once.
 #![allow(
     clippy::unwrap_used,
     missing_docs,
     reason = "a bench without an adapter has nothing to say"
 )]
 
-mod floor;
+mod measure;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use measure::{Candidate, Case, Clock, Plain, Workload};
 use wgpu_rope::{
-    CosSinTable, Element, ElementType, Frequencies, GpuContext, HeadLayout, Operands, Pairing,
-    Positions, RopeConfig, RopeDispatch, RopePlan, RotateSpec, TableSpec,
-    half::{bf16, f16},
-    reference,
+    ElementType, Frequencies, GpuContext, HeadLayout, Operands, Pairing, Positions, RopeConfig,
+    RopePlan, TableSpec,
 };
 
-const HEADS: u32 = 32;
-const KV_HEADS: u32 = 8;
+/// Bytes of all layers of a case: past the caches of most devices.
+const BYTES: u64 = 256 << 20;
+/// Layers of a large model.
+const LAYERS: u32 = 64;
+/// Layers of a common one.
+const SOME_LAYERS: u32 = 32;
 
-fn name(context: &GpuContext) -> String {
-    format!("{} {}", context.info().backend, context.info().driver)
-}
-
-fn table(context: &GpuContext, config: &RopeConfig, rows: u32) -> CosSinTable {
-    let frequencies = Frequencies::new(config).unwrap();
-    let table = context
-        .kernel()
-        .table(&TableSpec::new(&frequencies), rows)
-        .unwrap();
-    let fill = table.bind_positions(Positions::From(0)).unwrap();
-    context.run(|pass| fill.record(pass, rows)).unwrap();
-    table
-}
-
-/// Q and K of a Llama layer on the device, and their rotation, checked against the CPU before anything is timed.
-fn layer<T: Element>(
+fn group<'a>(
+    criterion: &'a mut Criterion,
     context: &GpuContext,
-    config: &RopeConfig,
-    tokens: u32,
-) -> (RopeDispatch, [wgpu::Buffer; 2]) {
-    let layout = |heads| HeadLayout::bshd(tokens, heads, config.head_dim());
-    let mut random = fastrand::Rng::with_seed(1);
-    let mut noise = |heads: u32| -> Vec<T> {
-        (0..tokens * heads * config.head_dim())
-            .map(|_| T::narrow(random.f32() + 0.5))
-            .collect()
-    };
-    let (mut query, mut key) = (noise(HEADS), noise(KV_HEADS));
-    let usage = wgpu::BufferUsages::empty();
-    let (q, k) = (
-        context.upload(&query, usage).unwrap(),
-        context.upload(&key, usage).unwrap(),
-    );
-    let spec = RotateSpec::new(config, 1, tokens, layout(HEADS), T::TYPE)
-        .with_key(layout(KV_HEADS), T::TYPE);
-    let kernel = context.kernel();
-    let dispatch = kernel
-        .prepare(&RopePlan::new(&spec, kernel.limits()).unwrap())
-        .unwrap()
-        .bind(
-            &Operands::new(q.slice(..)).with_key(k.slice(..)),
-            &table(context, config, tokens),
-        )
-        .unwrap();
-    context.run(|pass| dispatch.record(pass, tokens)).unwrap();
-    let frequencies = Frequencies::new(config).unwrap();
-    let positions: Vec<_> = (0..i32::try_from(tokens).unwrap()).collect();
-    let rows = reference::table(&TableSpec::new(&frequencies), (&positions).into()).unwrap();
-    reference::rotate(&spec, &rows, &mut query, Some(&mut key)).unwrap();
-    assert_eq!(
-        bytemuck::cast_slice::<_, u8>(&context.read_blocking::<T>(&q, query.len()).unwrap()),
-        bytemuck::cast_slice::<_, u8>(&query)
-    );
-    (dispatch, [q, k])
+    name: &str,
+    bytes: u64,
+) -> BenchmarkGroup<'a, WallTime> {
+    let info = context.info();
+    let name = format!("{name}, {} {}", info.backend, info.driver);
+    let mut group = criterion.benchmark_group(name);
+    group.throughput(Throughput::Bytes(bytes));
+    group
 }
 
-fn tables(criterion: &mut Criterion) {
+/// Times a candidate `count` times in a submission.
+fn bench(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    clock: &mut Clock<'_>,
+    candidate: &Candidate<'_>,
+    count: u32,
+) {
+    group.bench_function(&candidate.name, |b| {
+        b.iter_custom(|iterations| {
+            (0..iterations).map(|_| clock.sample(candidate, count).unwrap().wall).sum()
+        });
+    });
+}
+
+/// The fastest of the plain passes in a few rounds.
+fn floor<'a>(clock: &mut Clock<'_>, floors: &'a [Plain], count: u32) -> Candidate<'a> {
+    let candidates: Vec<_> = floors.iter().map(Plain::candidate).collect();
+    let samples = clock.rounds(2, &candidates, count, || ()).unwrap();
+    let times = samples.iter().map(|samples| samples.iter().map(|sample| sample.wall).min());
+    let best = times.zip(floors).min_by_key(|(time, _)| *time).unwrap().1;
+    best.candidate()
+}
+
+/// The rotation, its floor and a copy, `count` times in a submission; times are of one.
+fn rotation(criterion: &mut Criterion, name: &str, workload: &Workload, count: u32) {
+    let context = GpuContext::new_blocking().unwrap();
+    let case = Case::new(&context, workload, count, BYTES).unwrap();
+    assert!(case.verify().unwrap(), "{name}: bits differ from the CPU's");
+    let bytes: u64 = workload.rotated_bytes().iter().sum();
+    let mut group = group(criterion, &context, name, 2 * bytes);
+    let clock = &mut Clock::new(&context);
+    let rotate = Candidate::new("rotation", |pass, n| case.rotate(pass, n));
+    bench(&mut group, clock, &rotate, count);
+    let floors = case.floors();
+    let floor = floor(clock, &floors, count);
+    bench(&mut group, clock, &floor, count);
+    let target = case.scratch();
+    bench(&mut group, clock, &case.copy(&target), count);
+    group.finish();
+}
+
+/// A fill and so many layers, and the layers alone; times are of all.
+fn filled(criterion: &mut Criterion, name: &str, workload: &Workload, layers: u32) {
+    let context = GpuContext::new_blocking().unwrap();
+    let case = Case::new(&context, workload, layers, BYTES).unwrap();
+    assert!(case.verify().unwrap(), "{name}: bits differ from the CPU's");
+    let bytes: u64 = workload.rotated_bytes().iter().sum();
+    let mut group = group(criterion, &context, name, 2 * bytes * u64::from(layers));
+    let clock = &mut Clock::new(&context);
+    let all = |pass: &mut wgpu::ComputePass<'_>| (0..layers).try_for_each(|n| case.rotate(pass, n));
+    let alone = Candidate::new("layers alone", |pass, _| all(pass));
+    let with_fill = Candidate::new("fill and layers", |pass, _| {
+        case.refill(pass)?;
+        all(pass)
+    });
+    bench(&mut group, clock, &alone, 1);
+    bench(&mut group, clock, &with_fill, 1);
+    let floors = case.floors();
+    let best = floor(clock, &floors, layers);
+    let floor = Candidate::new(&best.name, |pass, _| (0..layers).try_for_each(|n| best.record(pass, n)));
+    bench(&mut group, clock, &floor, 1);
+    group.finish();
+}
+
+fn table(criterion: &mut Criterion) {
     let context = GpuContext::new_blocking().unwrap();
     let rows = 131_072;
     let frequencies = Frequencies::new(&RopeConfig::new(128)).unwrap();
-    let mut group = criterion.benchmark_group(format!("table 131072 x 64, {}", name(&context)));
-    group.throughput(Throughput::Bytes(u64::from(rows) * 64 * 8));
-    let exact = context
-        .kernel()
-        .table(&TableSpec::new(&frequencies), rows)
-        .unwrap();
+    let spec = TableSpec::new(&frequencies);
+    let exact = context.kernel().table(&spec, rows).unwrap();
     let fill = exact.bind_positions(Positions::From(0)).unwrap();
-    let (plain, _) = floor::float_table(&context, frequencies.inv_freq(), 0, rows).unwrap();
-    group.bench_function("exact", |b| {
-        b.iter(|| floor::timed(&context, 1, &|pass| fill.record(pass, rows)).unwrap());
+    let f32_angles = spec.clone().with_angles(wgpu_rope::Angles::F32);
+    let rounded = context.kernel().table(&f32_angles, rows).unwrap();
+    let rounded = rounded.bind_positions(Positions::From(0)).unwrap();
+    let (plain, scratch) = measure::float_table(&context, frequencies.inv_freq(), 0, rows).unwrap();
+    // What is compared with the CPU is compared by the tests; here the last row, which the first does not tell.
+    context.run(|pass| fill.record(pass, rows)).unwrap();
+    let made: Vec<[f32; 2]> = context.read_blocking(exact.buffer(), rows as usize * 64).unwrap();
+    let last = wgpu_rope::reference::table(&spec, (&[i32::try_from(rows).unwrap() - 1]).into()).unwrap();
+    assert_eq!(made[made.len() - 64..], last);
+
+    let bytes = u64::from(rows) * 64 * 8;
+    let mut group = group(criterion, &context, "table 131072 x 64", bytes);
+    let clock = &mut Clock::new(&context);
+    for candidate in [
+        Candidate::new("exact", |pass, _| fill.record(pass, rows)),
+        Candidate::new("f32 angles, exact cos and sin", |pass, _| rounded.record(pass, rows)),
+        plain.candidate(),
+    ] {
+        bench(&mut group, clock, &candidate, 1);
+    }
+    let halves = [scratch.slice(..bytes / 2), scratch.slice(bytes / 2..bytes)];
+    let other = context.device().create_buffer(&wgpu::BufferDescriptor {
+        label: Some("bench copy"),
+        size: bytes,
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
     });
-    group.bench_function("float angle, driver's sin and cos", |b| {
-        b.iter(|| {
-            floor::timed(&context, 1, &|pass| {
-                plain.record(pass);
-                Ok(())
-            })
-            .unwrap()
-        });
-    });
+    let behind = other.slice(..bytes);
+    // Bytes are only written by a table; a pass over half of them reads and writes as many.
+    let sets = [[halves[0].buffer().slice(..bytes / 4), behind.buffer().slice(..bytes / 4)]];
+    let floors = measure::floors(&context, &sets, 16, 16);
+    let best = floor(clock, &floors, 1);
+    bench(&mut group, clock, &best, 1);
+    let copy = Candidate::copy("copy of half of it", vec![[halves[0], behind.buffer().slice(..bytes / 2)]]);
+    bench(&mut group, clock, &copy, 1);
     group.finish();
 }
 
 fn prefill(criterion: &mut Criterion) {
+    for tokens in [512, 4096] {
+        let workload = Workload::new("", tokens);
+        rotation(criterion, &format!("prefill {tokens}"), &workload, 1);
+    }
+    let workload = Workload::new("", 512);
+    filled(criterion, "prefill 512, 32 layers", &workload, SOME_LAYERS);
+}
+
+fn decode(criterion: &mut Criterion) {
+    for tokens in [1, 64] {
+        let workload = Workload::new("", tokens);
+        rotation(criterion, &format!("decode {tokens}, one of 64 layers"), &workload, LAYERS);
+        two_dispatches(criterion, &format!("decode {tokens}, one of 64 layers"), &workload);
+        filled(criterion, &format!("decode {tokens}, 32 layers"), &workload, SOME_LAYERS);
+    }
+}
+
+/// Q and K in dispatches of their own.
+fn two_dispatches(criterion: &mut Criterion, name: &str, workload: &Workload) {
     let context = GpuContext::new_blocking().unwrap();
-    let tokens = 4096;
+    let sides = [workload.heads, workload.kv_heads].map(|heads| {
+        let alone = Workload { heads, kv_heads: 0, ..workload.clone() };
+        Case::new(&context, &alone, LAYERS, BYTES).unwrap()
+    });
+    let bytes: u64 = workload.rotated_bytes().iter().sum();
+    let mut group = group(criterion, &context, name, 2 * bytes);
+    let both = Candidate::new("Q and K in two dispatches", |pass, n| {
+        sides.iter().try_for_each(|side| side.rotate(pass, n))
+    });
+    bench(&mut group, &mut Clock::new(&context), &both, LAYERS);
+    group.finish();
+}
+
+fn element_types(criterion: &mut Criterion) {
     for element in [ElementType::F32, ElementType::Bf16, ElementType::F16] {
-        let mut group =
-            criterion.benchmark_group(format!("prefill 4096 {element:?}, {}", name(&context)));
-        let bytes = u64::from(tokens * (HEADS + KV_HEADS) * 128) * element.bytes();
-        group.throughput(Throughput::Bytes(2 * bytes));
-        let config = RopeConfig::new(128);
-        for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
-            let config = config.clone().with_pairing(pairing);
-            let (dispatch, [q, k]) = match element {
-                ElementType::F16 => layer::<f16>(&context, &config, tokens),
-                ElementType::Bf16 => layer::<bf16>(&context, &config, tokens),
-                _ => layer::<f32>(&context, &config, tokens),
-            };
-            group.bench_function(format!("{pairing:?}"), |b| {
-                b.iter(|| {
-                    floor::timed(&context, 1, &|pass| dispatch.record(pass, tokens)).unwrap()
-                });
-            });
-            if pairing == Pairing::HalfSplit {
-                for plain in floor::floors(&context, &q, &k) {
-                    group.bench_function(&plain.name, |b| {
-                        b.iter(|| {
-                            floor::timed(&context, 1, &|pass| {
-                                plain.record(pass);
-                                Ok(())
-                            })
-                            .unwrap()
-                        });
-                    });
-                }
-            }
-        }
-        group.finish();
+        let workload = Workload { element, ..Workload::new("", 1024) };
+        rotation(criterion, &format!("element type {element:?}"), &workload, 1);
+    }
+}
+
+fn pairings(criterion: &mut Criterion) {
+    for pairing in [
+        Pairing::HalfSplit,
+        Pairing::Interleaved,
+        Pairing::HalfSplitBlocks(2),
+        Pairing::InterleavedToHalfSplit,
+        Pairing::HalfSplitToInterleaved,
+    ] {
+        let workload = Workload { pairing, ..Workload::new("", 1024) };
+        rotation(criterion, &format!("pairing {pairing:?}"), &workload, 1);
     }
 }
 
 /// What the host pays: once for a shape, once for a tensor, once for each layer of each step.
-fn host(criterion: &mut Criterion) {
+fn record(criterion: &mut Criterion) {
     let context = GpuContext::new_blocking().unwrap();
-    let kernel = context.kernel();
-    let config = RopeConfig::new(128);
-    let layout = |heads| HeadLayout::bshd(1, heads, 128);
-    let spec = RotateSpec::new(&config, 1, 1, layout(HEADS), ElementType::F32)
-        .with_key(layout(KV_HEADS), ElementType::F32);
+    let workload = Workload::new("", 1);
+    let case = Case::new(&context, &workload, 1, BYTES).unwrap();
+    assert!(case.verify().unwrap(), "bits differ from the CPU's");
+    let (kernel, spec) = (context.kernel(), workload.spec());
     let plan = RopePlan::new(&spec, kernel.limits()).unwrap();
     let prepared = kernel.prepare(&plan).unwrap();
-    let table = table(&context, &config, 1);
-    let (_, [q, k]) = layer::<f32>(&context, &config, 1);
+    let [q, k] = case.buffers();
     let operands = || Operands::new(q.slice(..)).with_key(k.slice(..));
-    let dispatch = prepared.bind(&operands(), &table).unwrap();
+    let floors = case.floors();
 
-    let mut group = criterion.benchmark_group(format!("host calls, {}", name(&context)));
+    let info = context.info();
+    let mut group = criterion.benchmark_group(format!("host calls, {} {}", info.backend, info.driver));
     group.bench_function("RopePlan::new", |b| {
         b.iter(|| RopePlan::new(&spec, kernel.limits()).unwrap());
     });
     group.bench_function("RopeKernel::prepare, pipeline compiled before", |b| {
         b.iter(|| kernel.prepare(&plan).unwrap());
     });
-    group.bench_function("PreparedRope::bind", |b| {
-        b.iter(|| prepared.bind(&operands(), &table).unwrap());
+    group.bench_function("PreparedRope::bind, one layer", |b| {
+        b.iter(|| prepared.bind(&operands(), case.table()).unwrap());
     });
-    group.bench_function("RopeDispatch::record, one of 64 in a pass", |b| {
-        b.iter_custom(|iterations| {
-            let mut spent = Duration::ZERO;
-            for _ in 0..iterations {
-                let mut encoder = context
-                    .device()
-                    .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                let start = std::time::Instant::now();
-                for _ in 0..64 {
-                    dispatch.record(&mut pass, 1).unwrap();
-                }
-                spent += start.elapsed();
-            }
-            spent / 64
-        });
-    });
+    let layers = Candidate::new("RopeDispatch::record", |pass, n| case.rotate(pass, n));
+    for candidate in [layers, floors[0].candidate()] {
+        for (part, name) in [(true, "one of 64 layers"), (false, "end of pass and finish, for each of 64 layers")] {
+            group.bench_function(format!("{}: {name}", candidate.name), |b| {
+                b.iter_custom(|iterations| {
+                    let clock = &mut Clock::new(&context);
+                    let spent: Duration = (0..iterations)
+                        .map(|_| {
+                            let sample = clock.sample(&candidate, LAYERS).unwrap();
+                            if part { sample.record } else { sample.finish }
+                        })
+                        .sum();
+                    spent
+                });
+            });
+        }
+    }
     group.finish();
 }
 
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
-    targets = tables, prefill, host
+    targets = table, prefill, decode, element_types, pairings, record
 }
 criterion_main!(benches);

@@ -4,8 +4,8 @@
 //! `cargo run --release --example accuracy [FILE.svg]` prints a table and, with a file, draws it.
 #![expect(clippy::print_stdout, reason = "an example talks to its reader")]
 
-#[path = "../benches/floor/mod.rs"]
-mod floor;
+#[path = "../benches/measure/mod.rs"]
+mod measure;
 
 use std::error::Error;
 
@@ -61,9 +61,10 @@ fn row(
         .kernel()
         .table(&TableSpec::new(frequencies), WINDOW)?;
     let fill = table.bind_positions(Positions::From(start.try_into()?))?;
-    let (plain, plain_table) = floor::float_table(context, frequencies.inv_freq(), start, WINDOW)?;
+    let (plain, plain_table) =
+        measure::float_table(context, frequencies.inv_freq(), start, WINDOW)?;
     context.run(|pass| {
-        plain.record(pass);
+        plain.record(pass, 0);
         fill.record(pass, WINDOW)
     })?;
     let count = WINDOW as usize * frequencies.len();

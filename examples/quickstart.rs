@@ -6,14 +6,15 @@
 //! differs from the CPU's.
 #![expect(clippy::print_stdout, reason = "an example talks to its reader")]
 
-#[path = "../benches/floor/mod.rs"]
-mod floor;
+#[path = "../benches/measure/mod.rs"]
+mod measure;
 
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use measure::{Candidate, Clock, median};
 use safetensors::SafeTensors;
 use wgpu_rope::config::huggingface;
 use wgpu_rope::{
@@ -110,25 +111,17 @@ fn layer(
     }
 
     // Times: medians of interleaved rounds, and the best in-place pass over the same bytes in the same run.
-    let floors = floor::floors(context, &q, &k);
-    let fill_record = |pass: &mut wgpu::ComputePass<'_>| fill.record(pass, TOKENS);
-    let rotate_record = |pass: &mut wgpu::ComputePass<'_>| rotation.record(pass, TOKENS);
-    let floor_records: Vec<_> = floors
+    let floors = measure::floors(context, &[[q.slice(..), k.slice(..)]], 16, 16);
+    let mut candidates = vec![
+        Candidate::new("table", |pass, _| fill.record(pass, TOKENS)),
+        Candidate::new("rotation", |pass, _| rotation.record(pass, TOKENS)),
+    ];
+    candidates.extend(floors.iter().map(measure::Plain::candidate));
+    let times: Vec<_> = Clock::new(context)
+        .rounds(7, &candidates, 1, || ())?
         .iter()
-        .map(|floor| {
-            move |pass: &mut wgpu::ComputePass<'_>| {
-                floor.record(pass);
-                Ok(())
-            }
-        })
-        .collect();
-    let mut candidates: Vec<floor::Record<'_>> = vec![&fill_record, &rotate_record];
-    candidates.extend(
-        floor_records
-            .iter()
-            .map(|record| record as floor::Record<'_>),
-    );
-    let times = floor::medians(context, 7, &candidates)?;
+        .map(|samples| median(samples.iter().map(|sample| sample.wall)))
+        .collect::<Result<_, _>>()?;
     let best = times[2..].iter().min().copied().unwrap_or(Duration::ZERO);
     let bytes = 2.0 * 4.0 * (query.len() + key.len()) as f64;
     println!(

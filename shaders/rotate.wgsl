@@ -18,16 +18,19 @@
 //   KEEP         pairs with the entry (1, 0) are left alone, bit for bit
 //   ELEMENT      the element type (element.wgsl)
 //   INTERLEAVED  pair k is read from channels (2k, 2k + 1), else from (k, k + half of its block of the rotary window)
-//   WRITES_INTERLEAVED  the same of where it is written; windows_* only, others write where they read
-//   BLOCK        lanes of a block of the rotary window; LANES where it is one block (quads_* and words_*)
+//   WRITES_INTERLEAVED  the same of where it is written; the same as INTERLEAVED but for moves_* and windows_*
+//   BLOCK        lanes of a block of the rotary window; LANES where it is one block (not windows_*)
 //   WINDOW, STAGED  channels of the rotary window, and words that may hold them (windows_* only)
-//   QUERY_HEADS, KEY_HEADS  heads that an invocation rotates with one load of cos and sin, 1 to 8, divisors of the counts
+//   QUERY_HEADS, KEY_HEADS  heads that an invocation rotates with one load of cos and sin, 1 to 8 (moves_*: 4), divisors of
+//                the counts
 //   QUERY_AT_ONCE, KEY_AT_ONCE  heads that it loads before it stores the first of them, 1 to 4, divisors of those (quads_* only)
 //
 // Entry points: what an invocation owns of each of its heads, and from how many bindings
 //   quads_one, quads_two      twice 16 bytes: 4 pairs of f32, 8 of 16-bit types
+//   moves_one, moves_two      the same, of pairs that move; a workgroup owns whole heads
 //   words_one, words_two      two words: 1 pair of f32, 2 of 16-bit types
-//   windows_one, windows_two  a workgroup owns the rotary window of one head: pairs that move, 16-bit pairs that share words
+//   windows_one, windows_two  a workgroup owns the rotary window of one head: the remaining pairs that move, and 16-bit pairs that
+//                             share words
 //
 // Grid: x = workgroups across (group of heads, lane), or heads for windows_*; y = tokens, exactly; z = batch.
 // Every word is owned by one invocation (one workgroup), so nothing is read after another one wrote it.
@@ -67,7 +70,7 @@ struct Params {
     row_of_token: u32,
     /// From row to row in units of the binding.
     row_stride: u32,
-    /// From the first part of a lane to its second, in units of the binding (for windows_*, of a half-split pair, in elements).
+    /// From x to y of a half-split pair, in units of the binding.
     distance: u32,
     /// Groups of heads of each tensor: those of the query come first along x.
     query_groups: u32,
@@ -116,9 +119,14 @@ fn slice_of(side: Side, at: Place, head: u32) -> u32 {
     return side.first + at.batch * side.batch_stride + at.token * side.token_stride + head * side.head_stride;
 }
 
-/// Where in a head the lane's first part stands; its second is params.distance further on.
-fn part_of(lane: u32) -> u32 {
-    return select(lane + lane / BLOCK * BLOCK, 2u * lane, INTERLEAVED);
+/// Where in a head the first part of a lane stands, read or written.
+fn part_of(lane: u32, interleaved: bool) -> u32 {
+    return select(lane + lane / BLOCK * BLOCK, 2u * lane, interleaved);
+}
+
+/// From there to its second part.
+fn apart(interleaved: bool) -> u32 {
+    return select(params.distance, 1u, interleaved);
 }
 
 // ---- arithmetic: f32, each product and sum rounded by itself ----
@@ -179,6 +187,24 @@ fn joined(low: vec4<u32>, high: vec4<u32>) -> vec4<u32> {
     return low | (high << vec4(16u));
 }
 
+// Eight values, a before b, and those that stand in even and odd places of them; and back.
+
+fn evens(a: vec4<u32>, b: vec4<u32>) -> vec4<u32> {
+    return vec4(a.xz, b.xz);
+}
+
+fn odds(a: vec4<u32>, b: vec4<u32>) -> vec4<u32> {
+    return vec4(a.yw, b.yw);
+}
+
+fn front(evens: vec4<u32>, odds: vec4<u32>) -> vec4<u32> {
+    return vec4(evens.x, odds.x, evens.y, odds.y);
+}
+
+fn back(evens: vec4<u32>, odds: vec4<u32>) -> vec4<u32> {
+    return vec4(evens.z, odds.z, evens.w, odds.w);
+}
+
 /// Which components have the entry (1, 0).
 fn is_kept(c: vec4<f32>, s: vec4<f32>) -> vec4<bool> {
     let differs = (bitcast<vec4<u32>>(c) ^ vec4(ONE)) | bitcast<vec4<u32>>(s);
@@ -192,8 +218,8 @@ fn kept(rotated: vec4<u32>, old: vec4<u32>, c: vec4<f32>, s: vec4<f32>) -> vec4<
     return rotated;
 }
 
-/// Both parts rotated. f32: part a holds the x, part b the y. 16-bit types, two to a word: half-split, the x are in part a
-/// and the y in part b, low halves being even pairs; interleaved, each word holds a whole pair.
+/// Both parts rotated. f32: part a holds the x, part b the y. 16-bit types, two to a word: read half-split, the x are in part a
+/// and the y in part b, low halves being even pairs; read interleaved, each word holds a whole pair. Written likewise.
 fn turned(parts: Parts, turn: Turn) -> Parts {
     let c_a = turn.cos_a;
     let s_a = turn.sin_a;
@@ -223,6 +249,12 @@ fn turned(parts: Parts, turn: Turn) -> Parts {
     let ya = kept(narrowed(turned_y(x_a, y_a, c_a, s_a)), old_ya, c_a, s_a);
     let xb = kept(narrowed(turned_x(x_b, y_b, c_b, s_b)), old_xb, c_b, s_b);
     let yb = kept(narrowed(turned_y(x_b, y_b, c_b, s_b)), old_yb, c_b, s_b);
+    if (INTERLEAVED && !WRITES_INTERLEAVED) {
+        return Parts(joined(evens(xa, xb), odds(xa, xb)), joined(evens(ya, yb), odds(ya, yb)));
+    }
+    if (!INTERLEAVED && WRITES_INTERLEAVED) {
+        return Parts(joined(front(xa, xb), front(ya, yb)), joined(back(xa, xb), back(ya, yb)));
+    }
     if (INTERLEAVED) {
         return Parts(joined(xa, ya), joined(xb, yb));
     }
@@ -255,76 +287,108 @@ fn turn_of_quads(row: u32, lane: u32) -> Turn {
     );
 }
 
-/// Interleaved f32 pairs as the arithmetic wants them, x in part a, y in part b; and back.
+/// f32 pairs as the arithmetic wants them, x in part a, y in part b; and back.
 fn sorted(parts: Parts) -> Parts {
     if (ELEMENT == F32 && INTERLEAVED) {
-        return Parts(vec4(parts.a.xz, parts.b.xz), vec4(parts.a.yw, parts.b.yw));
+        return Parts(evens(parts.a, parts.b), odds(parts.a, parts.b));
     }
     return parts;
 }
 
 fn unsorted(parts: Parts) -> Parts {
-    if (ELEMENT == F32 && INTERLEAVED) {
-        return Parts(
-            vec4(parts.a.x, parts.b.x, parts.a.y, parts.b.y),
-            vec4(parts.a.z, parts.b.z, parts.a.w, parts.b.w),
-        );
+    if (ELEMENT == F32 && WRITES_INTERLEAVED) {
+        return Parts(front(parts.a, parts.b), back(parts.a, parts.b));
     }
     return parts;
 }
 
-fn load_query(at: u32) -> Parts {
-    return sorted(Parts(query_quads[at], query_quads[at + params.distance]));
+fn load_query(slice: u32, lane: u32) -> Parts {
+    let at = slice + part_of(lane, INTERLEAVED);
+    return sorted(Parts(query_quads[at], query_quads[at + apart(INTERLEAVED)]));
 }
 
-fn store_query(at: u32, parts: Parts) {
+fn store_query(slice: u32, lane: u32, parts: Parts) {
+    let at = slice + part_of(lane, WRITES_INTERLEAVED);
     let out = unsorted(parts);
     query_quads[at] = out.a;
-    query_quads[at + params.distance] = out.b;
+    query_quads[at + apart(WRITES_INTERLEAVED)] = out.b;
 }
 
-fn load_key(at: u32) -> Parts {
-    return sorted(Parts(key_quads[at], key_quads[at + params.distance]));
+fn load_key(slice: u32, lane: u32) -> Parts {
+    let at = slice + part_of(lane, INTERLEAVED);
+    return sorted(Parts(key_quads[at], key_quads[at + apart(INTERLEAVED)]));
 }
 
-fn store_key(at: u32, parts: Parts) {
+fn store_key(slice: u32, lane: u32, parts: Parts) {
+    let at = slice + part_of(lane, WRITES_INTERLEAVED);
     let out = unsorted(parts);
     key_quads[at] = out.a;
-    key_quads[at + params.distance] = out.b;
+    key_quads[at + apart(WRITES_INTERLEAVED)] = out.b;
 }
 
 // Loads of several heads come before the first store, so that a GPU waits for memory once, each in a variable with a name:
 // naga bounds every loop, which keeps drivers from unrolling it, and an indexed array may go to slow memory. A driver that
-// runs on a CPU takes one head at a time: it has few registers and does not wait. `heads` is an override constant at every
+// runs on a CPU takes one head at a time: it has few registers and does not wait. `count` is an override constant at every
 // call, so the conditions are gone in the compiled kernel.
 
-fn rotate_query(at: u32, stride: u32, heads: u32, turn: Turn) {
-    let h0 = load_query(at);
-    var h1 = h0;
-    var h2 = h0;
-    var h3 = h0;
-    if (heads > 1u) { h1 = load_query(at + stride); }
-    if (heads > 2u) { h2 = load_query(at + 2u * stride); }
-    if (heads > 3u) { h3 = load_query(at + 3u * stride); }
-    store_query(at, turned(h0, turn));
-    if (heads > 1u) { store_query(at + stride, turned(h1, turn)); }
-    if (heads > 2u) { store_query(at + 2u * stride, turned(h2, turn)); }
-    if (heads > 3u) { store_query(at + 3u * stride, turned(h3, turn)); }
+/// The parts of a lane in several heads.
+struct Heads {
+    h0: Parts,
+    h1: Parts,
+    h2: Parts,
+    h3: Parts,
 }
 
-/// rotate_query for the binding of the key.
-fn rotate_key(at: u32, stride: u32, heads: u32, turn: Turn) {
-    let h0 = load_key(at);
-    var h1 = h0;
-    var h2 = h0;
-    var h3 = h0;
-    if (heads > 1u) { h1 = load_key(at + stride); }
-    if (heads > 2u) { h2 = load_key(at + 2u * stride); }
-    if (heads > 3u) { h3 = load_key(at + 3u * stride); }
-    store_key(at, turned(h0, turn));
-    if (heads > 1u) { store_key(at + stride, turned(h1, turn)); }
-    if (heads > 2u) { store_key(at + 2u * stride, turned(h2, turn)); }
-    if (heads > 3u) { store_key(at + 3u * stride, turned(h3, turn)); }
+fn turned_heads(heads: Heads, count: u32, turn: Turn) -> Heads {
+    var out = heads;
+    out.h0 = turned(heads.h0, turn);
+    if (count > 1u) { out.h1 = turned(heads.h1, turn); }
+    if (count > 2u) { out.h2 = turned(heads.h2, turn); }
+    if (count > 3u) { out.h3 = turned(heads.h3, turn); }
+    return out;
+}
+
+// `stride` leads from head to head: that of the query or, where both are in one buffer, of the key.
+
+fn load_query_heads(first: u32, stride: u32, lane: u32, count: u32) -> Heads {
+    let h0 = load_query(first, lane);
+    var heads = Heads(h0, h0, h0, h0);
+    if (count > 1u) { heads.h1 = load_query(first + stride, lane); }
+    if (count > 2u) { heads.h2 = load_query(first + 2u * stride, lane); }
+    if (count > 3u) { heads.h3 = load_query(first + 3u * stride, lane); }
+    return heads;
+}
+
+fn store_query_heads(first: u32, stride: u32, lane: u32, count: u32, heads: Heads) {
+    store_query(first, lane, heads.h0);
+    if (count > 1u) { store_query(first + stride, lane, heads.h1); }
+    if (count > 2u) { store_query(first + 2u * stride, lane, heads.h2); }
+    if (count > 3u) { store_query(first + 3u * stride, lane, heads.h3); }
+}
+
+fn load_key_heads(first: u32, stride: u32, lane: u32, count: u32) -> Heads {
+    let h0 = load_key(first, lane);
+    var heads = Heads(h0, h0, h0, h0);
+    if (count > 1u) { heads.h1 = load_key(first + stride, lane); }
+    if (count > 2u) { heads.h2 = load_key(first + 2u * stride, lane); }
+    if (count > 3u) { heads.h3 = load_key(first + 3u * stride, lane); }
+    return heads;
+}
+
+fn store_key_heads(first: u32, stride: u32, lane: u32, count: u32, heads: Heads) {
+    store_key(first, lane, heads.h0);
+    if (count > 1u) { store_key(first + stride, lane, heads.h1); }
+    if (count > 2u) { store_key(first + 2u * stride, lane, heads.h2); }
+    if (count > 3u) { store_key(first + 3u * stride, lane, heads.h3); }
+}
+
+/// The window of the n-th head of an invocation's group, of the query and of the key.
+fn query_slice(at: Place, n: u32) -> u32 {
+    return slice_of(params.query, at, at.group * QUERY_HEADS + n);
+}
+
+fn key_slice(at: Place, n: u32) -> u32 {
+    return slice_of(params.key, at, (at.group - params.query_groups) * KEY_HEADS + n);
 }
 
 // An invocation belongs to the query or to the key. The choice is written as two loops of which one has no round: drivers that
@@ -340,15 +404,18 @@ fn quads_two(
         return;
     }
     let turn = turn_of_quads(row_of(at), at.lane);
-    let part = part_of(at.lane);
     let is_query = at.group < params.query_groups;
     for (var h = select(QUERY_HEADS, 0u, is_query); h < QUERY_HEADS; h += QUERY_AT_ONCE) {
-        let slice = slice_of(params.query, at, at.group * QUERY_HEADS + h);
-        rotate_query(slice + part, params.query.head_stride, QUERY_AT_ONCE, turn);
+        let slice = query_slice(at, h);
+        let stride = params.query.head_stride;
+        let heads = load_query_heads(slice, stride, at.lane, QUERY_AT_ONCE);
+        store_query_heads(slice, stride, at.lane, QUERY_AT_ONCE, turned_heads(heads, QUERY_AT_ONCE, turn));
     }
     for (var h = select(0u, KEY_HEADS, is_query); h < KEY_HEADS; h += KEY_AT_ONCE) {
-        let slice = slice_of(params.key, at, (at.group - params.query_groups) * KEY_HEADS + h);
-        rotate_key(slice + part, params.key.head_stride, KEY_AT_ONCE, turn);
+        let slice = key_slice(at, h);
+        let stride = params.key.head_stride;
+        let heads = load_key_heads(slice, stride, at.lane, KEY_AT_ONCE);
+        store_key_heads(slice, stride, at.lane, KEY_AT_ONCE, turned_heads(heads, KEY_AT_ONCE, turn));
     }
 }
 
@@ -362,15 +429,78 @@ fn quads_one(
         return;
     }
     let turn = turn_of_quads(row_of(at), at.lane);
-    let part = part_of(at.lane);
     let is_query = at.group < params.query_groups;
     for (var h = select(QUERY_HEADS, 0u, is_query); h < QUERY_HEADS; h += QUERY_AT_ONCE) {
-        let slice = slice_of(params.query, at, at.group * QUERY_HEADS + h);
-        rotate_query(slice + part, params.query.head_stride, QUERY_AT_ONCE, turn);
+        let slice = query_slice(at, h);
+        let stride = params.query.head_stride;
+        let heads = load_query_heads(slice, stride, at.lane, QUERY_AT_ONCE);
+        store_query_heads(slice, stride, at.lane, QUERY_AT_ONCE, turned_heads(heads, QUERY_AT_ONCE, turn));
     }
     for (var h = select(0u, KEY_HEADS, is_query); h < KEY_HEADS; h += KEY_AT_ONCE) {
-        let slice = slice_of(params.key, at, (at.group - params.query_groups) * KEY_HEADS + h);
-        rotate_query(slice + part, params.key.head_stride, KEY_AT_ONCE, turn);
+        let slice = key_slice(at, h);
+        let stride = params.key.head_stride;
+        let heads = load_query_heads(slice, stride, at.lane, KEY_AT_ONCE);
+        store_query_heads(slice, stride, at.lane, KEY_AT_ONCE, turned_heads(heads, KEY_AT_ONCE, turn));
+    }
+}
+
+// ---- 16 bytes at a time, to other places ----
+
+// All lanes of a head are in one workgroup, which reads whole heads before it writes any of them: the parts wait in registers.
+
+@compute @workgroup_size(WORKGROUP)
+fn moves_two(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let at = place(workgroup, local);
+    let is_query = is_inside(at) && at.group < params.query_groups;
+    let is_key = is_inside(at) && !is_query;
+    let query = query_slice(at, 0u);
+    let key = key_slice(at, 0u);
+    var heads: Heads;
+    if (is_query) {
+        heads = load_query_heads(query, params.query.head_stride, at.lane, QUERY_HEADS);
+        heads = turned_heads(heads, QUERY_HEADS, turn_of_quads(row_of(at), at.lane));
+    }
+    if (is_key) {
+        heads = load_key_heads(key, params.key.head_stride, at.lane, KEY_HEADS);
+        heads = turned_heads(heads, KEY_HEADS, turn_of_quads(row_of(at), at.lane));
+    }
+    storageBarrier();
+    if (is_query) {
+        store_query_heads(query, params.query.head_stride, at.lane, QUERY_HEADS, heads);
+    }
+    if (is_key) {
+        store_key_heads(key, params.key.head_stride, at.lane, KEY_HEADS, heads);
+    }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn moves_one(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let at = place(workgroup, local);
+    let is_query = is_inside(at) && at.group < params.query_groups;
+    let is_key = is_inside(at) && !is_query;
+    let query = query_slice(at, 0u);
+    let key = key_slice(at, 0u);
+    var heads: Heads;
+    if (is_query) {
+        heads = load_query_heads(query, params.query.head_stride, at.lane, QUERY_HEADS);
+        heads = turned_heads(heads, QUERY_HEADS, turn_of_quads(row_of(at), at.lane));
+    }
+    if (is_key) {
+        heads = load_query_heads(key, params.key.head_stride, at.lane, KEY_HEADS);
+        heads = turned_heads(heads, KEY_HEADS, turn_of_quads(row_of(at), at.lane));
+    }
+    storageBarrier();
+    if (is_query) {
+        store_query_heads(query, params.query.head_stride, at.lane, QUERY_HEADS, heads);
+    }
+    if (is_key) {
+        store_query_heads(key, params.key.head_stride, at.lane, KEY_HEADS, heads);
     }
 }
 
@@ -387,16 +517,20 @@ fn turn_of_words(row: u32, lane: u32) -> Turn {
     return Turn(vec4(a.x), vec4(a.y), vec4(b.x), vec4(b.y));
 }
 
-fn rotate_query_word(at: u32, turn: Turn) {
-    let parts = turned(Parts(vec4(query_words[at]), vec4(query_words[at + params.distance])), turn);
-    query_words[at] = parts.a.x;
-    query_words[at + params.distance] = parts.b.x;
+fn rotate_query_word(slice: u32, lane: u32, turn: Turn) {
+    let a = slice + part_of(lane, INTERLEAVED);
+    let b = a + apart(INTERLEAVED);
+    let parts = turned(Parts(vec4(query_words[a]), vec4(query_words[b])), turn);
+    query_words[a] = parts.a.x;
+    query_words[b] = parts.b.x;
 }
 
-fn rotate_key_word(at: u32, turn: Turn) {
-    let parts = turned(Parts(vec4(key_words[at]), vec4(key_words[at + params.distance])), turn);
-    key_words[at] = parts.a.x;
-    key_words[at + params.distance] = parts.b.x;
+fn rotate_key_word(slice: u32, lane: u32, turn: Turn) {
+    let a = slice + part_of(lane, INTERLEAVED);
+    let b = a + apart(INTERLEAVED);
+    let parts = turned(Parts(vec4(key_words[a]), vec4(key_words[b])), turn);
+    key_words[a] = parts.a.x;
+    key_words[b] = parts.b.x;
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -409,13 +543,12 @@ fn words_two(
         return;
     }
     let turn = turn_of_words(row_of(at), at.lane);
-    let part = part_of(at.lane);
     let is_query = at.group < params.query_groups;
     for (var h = select(QUERY_HEADS, 0u, is_query); h < QUERY_HEADS; h += 1u) {
-        rotate_query_word(slice_of(params.query, at, at.group * QUERY_HEADS + h) + part, turn);
+        rotate_query_word(query_slice(at, h), at.lane, turn);
     }
     for (var h = select(0u, KEY_HEADS, is_query); h < KEY_HEADS; h += 1u) {
-        rotate_key_word(slice_of(params.key, at, (at.group - params.query_groups) * KEY_HEADS + h) + part, turn);
+        rotate_key_word(key_slice(at, h), at.lane, turn);
     }
 }
 
@@ -429,13 +562,12 @@ fn words_one(
         return;
     }
     let turn = turn_of_words(row_of(at), at.lane);
-    let part = part_of(at.lane);
     let is_query = at.group < params.query_groups;
     for (var h = select(QUERY_HEADS, 0u, is_query); h < QUERY_HEADS; h += 1u) {
-        rotate_query_word(slice_of(params.query, at, at.group * QUERY_HEADS + h) + part, turn);
+        rotate_query_word(query_slice(at, h), at.lane, turn);
     }
     for (var h = select(0u, KEY_HEADS, is_query); h < KEY_HEADS; h += 1u) {
-        rotate_query_word(slice_of(params.key, at, (at.group - params.query_groups) * KEY_HEADS + h) + part, turn);
+        rotate_query_word(key_slice(at, h), at.lane, turn);
     }
 }
 

@@ -232,17 +232,17 @@ struct Bound {
 }
 
 impl RopeDispatch {
-    /// How many dispatches a recording takes: 1, but for tensors past the largest binding and for query and key that cannot
-    /// share one.
-    #[must_use]
-    pub fn dispatches(&self) -> usize {
-        self.shared.steps.len()
-    }
-
     /// What was planned.
     #[must_use]
     pub fn plan(&self) -> &RopePlan {
         self.shared.prepared.plan()
+    }
+
+    /// The dispatches of a recording as planned for these very tensors: one, but for tensors past the largest binding and for query and
+    /// key that cannot share one. They tell which entry point each takes, how many heads an invocation
+    /// rotates, how large its workgroups are.
+    pub fn planned(&self) -> impl ExactSizeIterator<Item = &PlannedDispatch> {
+        self.shared.steps.iter().map(Step::planned)
     }
 
     /// The workgroups that rotate `tokens` tokens of each batch entry: the arguments of an indirect dispatch of these very tensors (they depend
@@ -252,7 +252,7 @@ impl RopeDispatch {
     /// [`RopeError::Count`] for more tokens than planned, or where the rotation takes several dispatches.
     pub fn workgroups(&self, tokens: u32) -> Result<[u32; 3]> {
         self.plan().check_tokens(tokens)?;
-        Ok(self.only()?.workgroups(tokens))
+        Ok(self.only()?.planned().workgroups(tokens))
     }
 
     fn only(&self) -> Result<&Step> {

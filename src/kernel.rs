@@ -94,8 +94,8 @@ impl Step {
         pass.dispatch_workgroups_indirect(arguments, offset);
     }
 
-    pub(crate) fn workgroups(&self, count: u32) -> [u32; 3] {
-        self.planned.workgroups(count)
+    pub(crate) fn planned(&self) -> &PlannedDispatch {
+        &self.planned
     }
 }
 

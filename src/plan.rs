@@ -197,6 +197,22 @@ impl PlannedDispatch {
         self.range.clone()
     }
 
+    /// The value of an override constant that is a whole number; none for other names.
+    #[must_use]
+    pub fn constant(&self, name: &str) -> Option<u32> {
+        let (_, value) = self
+            .constants
+            .iter()
+            .find(|(constant, _)| *constant == name)?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "constants are u32 and bool"
+        )]
+        let whole = *value as u32;
+        Some(whole)
+    }
+
     /// The workgroups for the first `count` tokens of each batch entry (rows, for a table), as far as they are this
     /// dispatch's own: all three are 0 where none is. The grid is exact in tokens, so any count needs nothing else.
     #[must_use]

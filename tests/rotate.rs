@@ -237,7 +237,7 @@ fn element_types_may_differ_between_query_and_key() {
             .unwrap()
             .bind(&Operands::new(q.slice(..)).with_key(k.slice(..)), &table)
             .unwrap();
-        assert_eq!(dispatch.dispatches(), 2);
+        assert_eq!(dispatch.planned().len(), 2);
         context.run(|pass| dispatch.record(pass, 9)).unwrap();
         let query_spec = RotateSpec::new(&config, 1, 9, layout, ElementType::F32);
         let key_spec = RotateSpec::new(&config, 1, 9, layout, ElementType::F16);

@@ -23,8 +23,10 @@ pub struct Placement {
 /// How an invocation takes hold of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Path {
-    /// A workgroup takes the window of a head: pairs that move, and 16-bit pairs that lie across words in odd ways.
+    /// A workgroup takes the window of a head: pairs that move in odd ways, and 16-bit pairs that lie across words.
     Windows,
+    /// Twice 16 bytes, which are written to other places when all lanes of the head have read theirs.
+    Moves,
     /// Two u32 words.
     Words,
     /// Twice 16 bytes.
@@ -35,7 +37,7 @@ impl Path {
     /// Bytes of the unit that addresses count in; elements for whole windows.
     fn unit(self, element: ElementType) -> u64 {
         match self {
-            Self::Quads => 16,
+            Self::Quads | Self::Moves => 16,
             Self::Words => 4,
             Self::Windows => element.bytes(),
         }
@@ -44,14 +46,20 @@ impl Path {
     /// Invocations that share a head of which this many pairs are rotated.
     fn lanes(self, element: ElementType, pairs: u32) -> u32 {
         match (self, element.bytes()) {
-            (Self::Quads, 4) => pairs / 4,
-            (Self::Quads, _) => pairs / 8,
+            (Self::Quads | Self::Moves, 4) => pairs / 4,
+            (Self::Quads | Self::Moves, _) => pairs / 8,
             (Self::Words, 4) => pairs,
             (Self::Words, _) => pairs / 2,
             (Self::Windows, _) => 1,
         }
     }
 }
+
+/// Heads that an invocation loads before it stores the first of them, at most.
+const MAX_HEADS_AT_ONCE: u32 = 4;
+
+/// Invocations that a CPU driver runs as one, with 256-bit vectors.
+const VECTOR: u32 = 8;
 
 /// A part of one tensor: whole (token, head) slices.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +114,7 @@ impl RopePlan {
             let needed = u64::from(plan.window_words(side.element)) * 4;
             let allowed = limits.max_compute_workgroup_storage_size;
             // No placement changes whether it does: offsets are whole words.
-            let path = Placed::new(&plan, operand, Resource::Query, side, 0)?.path(spec);
+            let path = Placed::new(&plan, operand, Resource::Query, side, 0)?.path(&plan);
             if path == Path::Windows && needed > allowed.into() {
                 return Err(RopeError::Limit {
                     limit: "max_compute_workgroup_storage_size",
@@ -218,7 +226,7 @@ impl RopePlan {
 
     /// Query and key in one dispatch, where they hold the same type and each fits a binding and a grid whole.
     fn joint(&self, query: &Placed, key: &Placed, shared: bool) -> Result<Option<PlannedDispatch>> {
-        let path = query.path(&self.spec).min(key.path(&self.spec));
+        let path = query.path(self).min(key.path(self));
         if query.side.element != key.side.element {
             return Ok(None);
         }
@@ -257,17 +265,24 @@ impl RopePlan {
     /// Workgroups across a token for so many groups of heads, and the size of each: as few workgroups as possible, with little
     /// idle in the last; or one for each window. None past u32.
     fn across(&self, path: Path, element: ElementType, groups: u32) -> Option<(u32, u32)> {
+        let lanes = self.lanes(path, element);
         let items = match path {
             Path::Windows => self.window_words(element),
-            _ => groups.checked_mul(self.lanes(path, element))?,
+            _ => groups.checked_mul(lanes)?,
         };
+        let most = self.limits.invocations();
         let workgroup = self.spec.workgroup.unwrap_or_else(|| {
-            let most = self.limits.invocations().min(256);
+            let most = most.min(256);
             // Whole vectors of a CPU, whole subgroups of a GPU.
-            let step = if self.limits.cpu { 8 } else { 32 };
+            let step = if self.limits.cpu { VECTOR } else { 32 };
             let groups = items.div_ceil(most);
             items.div_ceil(groups).next_multiple_of(step).min(most)
         });
+        let workgroup = match path {
+            // Whole heads.
+            Path::Moves => (workgroup / lanes * lanes).max(lanes),
+            _ => workgroup,
+        };
         let across = match path {
             Path::Windows => groups,
             _ => items.div_ceil(workgroup),
@@ -292,24 +307,46 @@ impl RopePlan {
                 .is_some_and(|(across, _)| across <= most)
     }
 
-    /// Heads per invocation for each tensor: the largest divisor of its head count up to the target.
-    fn heads_per_invocation(&self, lanes: u32, tokens: u64, heads: [u32; 2]) -> [u32; 2] {
+    /// Heads per invocation for each tensor, divisors of their counts.
+    fn heads_per_invocation(
+        &self,
+        path: Path,
+        lanes: u32,
+        tokens: u64,
+        heads: [u32; 2],
+    ) -> [u32; 2] {
+        let most = match path {
+            Path::Windows => 1,
+            // They wait in registers while the others load.
+            Path::Moves => MAX_HEADS_AT_ONCE,
+            Path::Words | Path::Quads => MAX_HEADS_PER_INVOCATION,
+        };
+        if let Some(given) = self.spec.heads_per_invocation {
+            return heads.map(|h| divisor(h, given.min(most)));
+        }
+        if self.limits.cpu {
+            // As many as leave no part of a vector idle.
+            let fills = |h: u32, per: u32| {
+                h.is_multiple_of(per)
+                    && (u64::from(h / per) * u64::from(lanes)).is_multiple_of(VECTOR.into())
+            };
+            return heads.map(|h| {
+                let full = (1..=most).rev().find(|&per| fills(h, per));
+                full.unwrap_or_else(|| divisor(h, most))
+            });
+        }
         let invocations = |target: u32| {
             heads.iter().fold(0_u64, |sum, &h| {
                 let groups = u64::from(h / divisor(h, target)) * u64::from(lanes);
                 sum.saturating_add(groups.saturating_mul(tokens))
             })
         };
-        let target = match self.spec.heads_per_invocation {
-            Some(given) => given,
-            None if self.limits.cpu => MAX_HEADS_PER_INVOCATION,
-            // A GPU needs its tens of thousands of invocations more than it needs shared loads.
-            None => [4, 2]
-                .into_iter()
-                .find(|&target| invocations(target) >= 32_768)
-                .unwrap_or(1),
-        };
-        heads.map(|h| divisor(h, target))
+        // A GPU needs its tens of thousands of invocations more than it needs shared loads.
+        let target = [4, 2]
+            .into_iter()
+            .find(|&target| invocations(target) >= 32_768)
+            .unwrap_or(1);
+        heads.map(|h| divisor(h, target.min(most)))
     }
 
     /// One dispatch over a window of one tensor, or over all of two.
@@ -331,14 +368,19 @@ impl RopePlan {
             count(&window.heads),
             key.map_or(0, |(_, window, _)| count(&window.heads)),
         ];
-        let per = if path == Path::Windows {
-            [1, 1]
-        } else {
-            let tokens = u64::from(count(&window.tokens)) * u64::from(count(&window.batch));
-            self.heads_per_invocation(lanes, tokens, heads)
-        };
+        let tokens = u64::from(count(&window.tokens)) * u64::from(count(&window.batch));
+        let per = self.heads_per_invocation(path, lanes, tokens, heads);
         // A GPU waits for memory, a CPU for registers.
-        let at_once = per.map(|h| divisor(h, if self.limits.cpu { 1 } else { 4 }));
+        let at_once = per.map(|h| {
+            divisor(
+                h,
+                if self.limits.cpu {
+                    1
+                } else {
+                    MAX_HEADS_AT_ONCE
+                },
+            )
+        });
         let groups = [heads[0] / per[0], heads[1] / per[1]];
         let (across, workgroup) = groups[0]
             .checked_add(groups[1])
@@ -370,11 +412,7 @@ impl RopePlan {
         }
         let pairing = spec.config.pairing();
         let block = pairs / pairing.blocks();
-        let distance = if pairing.reads_interleaved() && !pairing.moves() {
-            1
-        } else {
-            word(u64::from(block) * element.bytes() / unit, "distance")?
-        };
+        let distance = word(u64::from(block) * element.bytes() / unit, "distance")?;
         let (row_batch, row_token) = spec.rows.strides(spec.tokens);
         uniform.extend([
             word(spec.row(window.batch.start, window.tokens.start), "rows")?,
@@ -382,7 +420,7 @@ impl RopePlan {
             row_token,
             // Entries of a row, padded to an even number; counted in units of two for 16-byte loads.
             match path {
-                Path::Quads => pairs.div_ceil(2),
+                Path::Quads | Path::Moves => pairs.div_ceil(2),
                 Path::Words | Path::Windows => pairs.next_multiple_of(2),
             },
         ]);
@@ -413,6 +451,8 @@ impl RopePlan {
             entry_point: match (path, two) {
                 (Path::Quads, false) => "quads_one",
                 (Path::Quads, true) => "quads_two",
+                (Path::Moves, false) => "moves_one",
+                (Path::Moves, true) => "moves_two",
                 (Path::Words, false) => "words_one",
                 (Path::Words, true) => "words_two",
                 (Path::Windows, false) => "windows_one",
@@ -548,22 +588,32 @@ impl Placed {
 
     /// How invocations can take hold of this tensor. Bindings start at multiples of 16 bytes, so it shows in the offsets
     /// in the buffer; windows start whole strides further on.
-    fn path(&self, spec: &RotateSpec) -> Path {
-        let (layout, bytes) = (self.side.layout, self.side.element.bytes());
+    fn path(&self, plan: &RopePlan) -> Path {
+        let spec = &plan.spec;
+        let (layout, element) = (self.side.layout, self.side.element);
+        let bytes = element.bytes();
         let pairing = spec.config.pairing();
-        let block = spec.config.rotary_dim() / 2 / pairing.blocks();
+        let block = plan.pairs() / pairing.blocks();
         let fits = |unit: u64| {
             let stride =
                 |stride: u64, count: u32| count <= 1 || (stride * bytes).is_multiple_of(unit);
-            !pairing.moves()
-                && self.slice(spec, 0, 0, 0).is_multiple_of(unit)
+            self.slice(spec, 0, 0, 0).is_multiple_of(unit)
                 && stride(layout.batch_stride, spec.batch)
                 && stride(layout.token_stride, spec.tokens)
                 && stride(layout.head_stride, layout.heads)
                 && (u64::from(block) * bytes).is_multiple_of(unit)
                 && (u64::from(spec.idle.rotated) * bytes).is_multiple_of(unit)
         };
-        if fits(16) {
+        if pairing.moves() {
+            // Pairs that are not rotated have to move too, and a workgroup holds all lanes of a head.
+            let whole = spec.idle.rotated == plan.pairs()
+                && plan.lanes(Path::Moves, element) <= plan.limits.invocations();
+            if whole && fits(16) {
+                Path::Moves
+            } else {
+                Path::Windows
+            }
+        } else if fits(16) {
             Path::Quads
         } else if fits(4) {
             Path::Words
@@ -574,7 +624,7 @@ impl Placed {
 
     /// This tensor by itself: one dispatch, or one for each window that fits a binding and a grid.
     fn alone(&self, plan: &RopePlan) -> Result<Vec<PlannedDispatch>> {
-        let path = self.path(&plan.spec);
+        let path = self.path(plan);
         let mut windows = Vec::new();
         self.split(plan, path, self.everything(&plan.spec), &mut windows)?;
         windows

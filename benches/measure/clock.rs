@@ -1,0 +1,234 @@
+//! Times of candidates that are measured in turn, so that a change of the machine's pace meets all alike.
+
+use std::time::{Duration, Instant};
+
+use wgpu_rope::{GpuContext, Result, RopeError};
+
+/// Something to time, many times in a submission.
+pub struct Candidate<'a> {
+    pub name: String,
+    work: Work<'a>,
+}
+
+enum Work<'a> {
+    /// `record(pass, n)` records the n-th of its dispatches into the only pass.
+    Pass(Box<dyn Fn(&mut wgpu::ComputePass<'_>, u32) -> Result<()> + 'a>),
+    /// Outside of a pass.
+    Copy(Box<dyn Fn(&mut wgpu::CommandEncoder, u32) + 'a>),
+}
+
+impl<'a> Candidate<'a> {
+    pub fn new(
+        name: impl Into<String>,
+        record: impl Fn(&mut wgpu::ComputePass<'_>, u32) -> Result<()> + 'a,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            work: Work::Pass(Box::new(record)),
+        }
+    }
+
+    /// Copies the first of some pairs of slices, of the same size, to the second: the n-th, from the first again behind the last.
+    pub fn copy(name: impl Into<String>, pairs: Vec<[wgpu::BufferSlice<'a>; 2]>) -> Self {
+        Self {
+            name: name.into(),
+            work: Work::Copy(Box::new(move |encoder, n| {
+                let [from, to] = pairs[n as usize % pairs.len()];
+                let size = from.size();
+                encoder.copy_buffer_to_buffer(from.buffer(), from.offset(), to.buffer(), to.offset(), size);
+            })),
+        }
+    }
+}
+
+/// What one submission took, divided by its dispatches.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sample {
+    /// From the pass's first timestamp to its last; none where the device has none, or none that can be believed.
+    pub gpu: Option<Duration>,
+    /// From the submission to the end of its work.
+    pub wall: Duration,
+    /// The recording calls on the host.
+    pub record: Duration,
+    /// Ending the pass and finishing the encoder, on the host.
+    pub finish: Duration,
+}
+
+/// Times submissions of one pass each.
+#[derive(Debug)]
+pub struct Clock<'a> {
+    context: &'a GpuContext,
+    timestamps: Option<Timestamps>,
+    rejected: Option<String>,
+}
+
+#[derive(Debug)]
+struct Timestamps {
+    queries: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+    nanoseconds: f64,
+}
+
+const QUERIES: u64 = 2 * wgpu::QUERY_SIZE as u64;
+
+impl<'a> Clock<'a> {
+    pub fn new(context: &'a GpuContext) -> Self {
+        let device = context.device();
+        let timestamps = device
+            .features()
+            .contains(wgpu::Features::TIMESTAMP_QUERY)
+            .then(|| Timestamps {
+                queries: device.create_query_set(&wgpu::QuerySetDescriptor {
+                    label: Some("measure timestamps"),
+                    ty: wgpu::QueryType::Timestamp,
+                    count: 2,
+                }),
+                resolved: device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some("measure timestamps"),
+                    size: QUERIES,
+                    usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                    mapped_at_creation: false,
+                }),
+                nanoseconds: f64::from(context.queue().get_timestamp_period()),
+            });
+        let rejected = timestamps
+            .is_none()
+            .then(|| "the device has no timestamps".to_owned());
+        Self {
+            context,
+            timestamps,
+            rejected,
+        }
+    }
+
+    /// Why samples have no time of the GPU: all of them, once one could not be believed.
+    pub fn rejected(&self) -> Option<&str> {
+        self.rejected.as_deref()
+    }
+
+    /// Records `count` dispatches into one pass (or so many copies), submits and waits.
+    pub fn sample(&mut self, candidate: &Candidate<'_>, count: u32) -> Result<Sample> {
+        let context = self.context;
+        context.wait()?;
+        let mut encoder =
+            context
+                .device()
+                .create_command_encoder(&wgpu::CommandEncoderDescriptor {
+                    label: Some("measure"),
+                });
+        let (start, record) = match &candidate.work {
+            Work::Pass(recorded) => {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                    label: Some("measure"),
+                    timestamp_writes: self.timestamps.as_ref().map(|timestamps| {
+                        wgpu::ComputePassTimestampWrites {
+                            query_set: &timestamps.queries,
+                            beginning_of_pass_write_index: Some(0),
+                            end_of_pass_write_index: Some(1),
+                        }
+                    }),
+                });
+                let start = Instant::now();
+                (0..count).try_for_each(|n| recorded(&mut pass, n))?;
+                (start, start.elapsed())
+            }
+            Work::Copy(recorded) => {
+                let start = Instant::now();
+                (0..count).for_each(|n| recorded(&mut encoder, n));
+                (start, start.elapsed())
+            }
+        };
+        let is_pass = matches!(candidate.work, Work::Pass(_));
+        let timestamps = self.timestamps.as_ref().filter(|_| is_pass);
+        if let Some(timestamps) = timestamps {
+            encoder.resolve_query_set(&timestamps.queries, 0..2, &timestamps.resolved, 0);
+        }
+        let commands = encoder.finish();
+        let finish = start.elapsed() - record;
+        let start = Instant::now();
+        context.queue().submit([commands]);
+        context.wait()?;
+        let wall = start.elapsed();
+        let gpu = if is_pass { self.gpu(wall)? } else { None };
+        Ok(Sample {
+            gpu: gpu.map(|gpu| gpu / count),
+            wall: wall / count,
+            record: record / count,
+            finish: finish / count,
+        })
+    }
+
+    /// What the timestamps of the last pass say, if that is possible in a submission that took `wall`.
+    fn gpu(&mut self, wall: Duration) -> Result<Option<Duration>> {
+        let (Some(timestamps), None) = (&self.timestamps, &self.rejected) else {
+            return Ok(None);
+        };
+        let ticks: Vec<u64> = self.context.read_blocking(&timestamps.resolved, 2)?;
+        let (begin, end) = (ticks[0], ticks[1]);
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "nanoseconds of a run are far below 2^53"
+        )]
+        let span =
+            |ticks: u64| Duration::from_secs_f64(ticks as f64 * timestamps.nanoseconds / 1e9);
+        self.rejected = if begin == 0 || end == 0 {
+            Some("a timestamp is 0".to_owned())
+        } else if end <= begin {
+            Some(format!("timestamps go from {begin} to {end}"))
+        } else if span(end - begin) > wall {
+            let gpu = span(end - begin);
+            Some(format!(
+                "timestamps claim {gpu:?} of a submission of {wall:?}"
+            ))
+        } else if wall > LONG && span(end - begin) < wall / 4 {
+            let gpu = span(end - begin);
+            Some(format!(
+                "timestamps claim {gpu:?} of a submission of {wall:?} that holds nothing else"
+            ))
+        } else {
+            return Ok(Some(span(end - begin)));
+        };
+        Ok(None)
+    }
+
+    /// Samples of candidates, one of each in every round, the first round of all thrown away. `done` is called after each.
+    pub fn rounds(
+        &mut self,
+        rounds: u32,
+        candidates: &[Candidate<'_>],
+        count: u32,
+        mut done: impl FnMut(),
+    ) -> Result<Vec<Vec<Sample>>> {
+        let mut samples = vec![Vec::new(); candidates.len()];
+        for round in 0..=rounds {
+            for (candidate, samples) in candidates.iter().zip(&mut samples) {
+                let sample = self.sample(candidate, count)?;
+                if round > 0 {
+                    samples.push(sample);
+                }
+                done();
+            }
+        }
+        if self.rejected.is_some() {
+            samples
+                .iter_mut()
+                .flatten()
+                .for_each(|sample| sample.gpu = None);
+        }
+        Ok(samples)
+    }
+}
+
+/// What submitting costs is far below this, so most of a longer submission is its pass.
+const LONG: Duration = Duration::from_millis(20);
+
+/// The middle one of some times; an error where there is none.
+pub fn median(times: impl IntoIterator<Item = Duration>) -> Result<Duration> {
+    let mut times: Vec<_> = times.into_iter().collect();
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().ok_or(RopeError::Count {
+        operand: "rounds",
+        rule: "must be at least 1".into(),
+        got: 0,
+    })
+}

@@ -1,0 +1,17 @@
+//! What speed is measured with and against: workloads, a plain in-place pass over the same bytes, a table made with the driver's
+//! own sin and cos, and a clock. Shared by the benches and the examples.
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    missing_docs,
+    reason = "a helper module, of which each user takes a part"
+)]
+
+mod clock;
+mod plain;
+mod workload;
+
+pub use clock::{Candidate, Clock, Sample, median};
+pub use plain::{Plain, float_table, floors};
+pub use workload::{Case, Layout, Workload};
