@@ -3,6 +3,12 @@
 //! The twin takes the same steps as the shaders and gives the same bits; compare with it to see that a driver is right. The
 //! oracle rounds nothing before its end; compare with it to see that the method is right.
 
+mod parts;
+
+use std::ops::Range;
+
+use parts::{Heads, TableRows, each_part};
+
 use crate::config::PairChannels;
 use crate::error::{Result, RopeError};
 use crate::frequencies::Direction;
@@ -35,8 +41,9 @@ pub fn table(spec: &TableSpec, positions: RowPositions<'_>) -> Result<Vec<[f32; 
     let rates = frequencies.turn_rates(spec.direction)?;
     let nearest: Vec<f32> = frequencies.f32_rates(spec.direction).collect();
     let axes = frequencies.axes();
-    let rows = usize::try_from(positions.rows(axes))
-        .map_err(|_| RopeError::overflow("rows", "must fit usize"))?;
+    let overflow = || RopeError::overflow("rows", "must fit usize");
+    let rows = usize::try_from(positions.rows(axes)).map_err(|_| overflow())?;
+    let width = frequencies.len();
     let entry = |row: usize, (k, pair): (usize, &crate::Pair)| {
         let position = positions.at(axes, row, pair.axis);
         let bits = match position {
@@ -46,12 +53,22 @@ pub fn table(spec: &TableSpec, positions: RowPositions<'_>) -> Result<Vec<[f32; 
         };
         bits.map_or(IDENTITY, |bits| bits.map(f32::from_bits))
     };
-    Ok((0..rows)
-        .flat_map(|row| {
+    let mut out = vec![IDENTITY; rows.checked_mul(width).ok_or_else(overflow)?];
+    let all = TableRows {
+        first: 0,
+        width,
+        entries: &mut out,
+    };
+    each_part(all, &|part: TableRows<'_>| {
+        let rows = part.entries.chunks_exact_mut(width.max(1));
+        for (row, entries) in (part.first..).zip(rows) {
             let pairs = frequencies.pairs().iter().enumerate();
-            pairs.map(move |pair| entry(row, pair))
-        })
-        .collect())
+            for (made, pair) in entries.iter_mut().zip(pairs) {
+                *made = entry(row, pair);
+            }
+        }
+    });
+    Ok(out)
 }
 
 #[expect(
@@ -160,30 +177,126 @@ pub fn rotate<T: Element>(
             rows.len(),
         ));
     }
-    let channels = channels(spec);
-    let mut read = vec![[T::zeroed(); 2]; pairs];
+    let turn = Turn::new(spec);
     for (layout, slice) in operands(spec, query, key)? {
-        each_head(spec, layout, |row, at| {
-            // All of a head is read before any of it is written: its pairs may move.
-            for (pair, channels) in read.iter_mut().zip(&channels) {
-                *pair = channels.read.map(|channel| slice[at + channel as usize]);
-            }
-            let turns = &rows[row * pairs..][..pairs];
-            for (k, (&[x, y], channels)) in read.iter().zip(&channels).enumerate() {
-                let [c, s] = turns[k];
-                let turned = if spec.leaves_alone(k, [c, s]) {
-                    [x, y]
-                } else {
-                    let (x, y) = (x.widen(), y.widen());
-                    [T::narrow(x * c - y * s), T::narrow(x * s + y * c)]
-                };
-                for (channel, value) in channels.written.into_iter().zip(turned) {
-                    slice[at + channel as usize] = value;
-                }
-            }
+        let heads = Heads::all(layout, spec.batch(), spec.tokens(), slice);
+        each_part(heads, &|part: Heads<'_, T>| {
+            let mut scratch = Scratch::new(2 * pairs);
+            part.each(|batch, token, head| {
+                let row = &rows[row(spec, batch, token) * pairs..][..pairs];
+                turn.head(head, row, &mut scratch);
+            });
         });
     }
     Ok(())
+}
+
+/// What is done to every head.
+struct Turn<'a> {
+    spec: &'a RotateSpec,
+    /// The rotary window in a head.
+    window: Range<usize>,
+    /// The channels of every pair in the window.
+    channels: Vec<PairChannels>,
+}
+
+/// What a head needs for a while.
+struct Scratch<T> {
+    /// Values of 16 bits as f32.
+    wide: Vec<f32>,
+    /// A window whose pairs move.
+    moved: Vec<T>,
+    /// Channels that are left alone, and their values.
+    kept: Vec<(usize, T)>,
+}
+
+impl<T: Element> Scratch<T> {
+    fn new(channels: usize) -> Self {
+        Self {
+            wide: vec![0.0; channels],
+            moved: vec![T::zeroed(); channels],
+            kept: Vec::new(),
+        }
+    }
+}
+
+impl<'a> Turn<'a> {
+    fn new(spec: &'a RotateSpec) -> Self {
+        let (config, pairs) = (spec.config(), spec.config().rotary_dim() / 2);
+        let start = config.rotary_offset() as usize;
+        Self {
+            spec,
+            window: start..start + 2 * pairs as usize,
+            channels: (0..pairs)
+                .map(|k| config.pairing().channels(pairs, k))
+                .collect(),
+        }
+    }
+
+    /// Rotates one head. Its pairs move first, if they do, so that all else is done where they are written.
+    fn head<T: Element>(&self, head: &mut [T], row: &[[f32; 2]], scratch: &mut Scratch<T>) {
+        let window = &mut head[self.window.clone()];
+        let (pairing, rotated) = (self.spec.config().pairing(), self.spec.rotated_pairs());
+        if pairing.moves() {
+            scratch.moved.copy_from_slice(window);
+            for PairChannels { read, written } in &self.channels {
+                for (from, to) in read.iter().zip(written) {
+                    window[*to as usize] = scratch.moved[*from as usize];
+                }
+            }
+        }
+        let row = &row[..rotated];
+        scratch.kept.clear();
+        if self.spec.identity_keeps() {
+            for (entry, channels) in row.iter().zip(&self.channels) {
+                if entry.map(f32::to_bits) == IDENTITY.map(f32::to_bits) {
+                    let channels = channels.written.map(|channel| channel as usize);
+                    let values = channels.map(|channel| (channel, window[channel]));
+                    scratch.kept.extend(values);
+                }
+            }
+        }
+        if pairing.writes_interleaved() {
+            turn_interleaved(&mut window[..2 * rotated], row, &mut scratch.wide);
+        } else {
+            let block = self.channels.len() / pairing.blocks() as usize;
+            // Blocks behind the rotated pairs have no entries.
+            for (window, row) in window.chunks_exact_mut(2 * block).zip(row.chunks(block)) {
+                turn_half_split(window, row, &mut scratch.wide);
+            }
+        }
+        for &(channel, value) in &scratch.kept {
+            window[channel] = value;
+        }
+    }
+}
+
+/// Rotates the pairs of neighbours.
+fn turn_interleaved<T: Element>(window: &mut [T], row: &[[f32; 2]], scratch: &mut [f32]) {
+    T::with_f32(window, scratch, |window| {
+        for (pair, turn) in window.chunks_exact_mut(2).zip(row) {
+            let [x, y] = turned(pair[0], pair[1], *turn);
+            (pair[0], pair[1]) = (x, y);
+        }
+    });
+}
+
+/// Rotates the first pairs, as many as there are entries, between the halves of a block.
+fn turn_half_split<T: Element>(block: &mut [T], row: &[[f32; 2]], scratch: &mut [f32]) {
+    let (xs, ys) = block.split_at_mut(block.len() / 2);
+    let (scratch, other) = scratch.split_at_mut(xs.len());
+    T::with_f32(&mut xs[..row.len()], scratch, |xs| {
+        T::with_f32(&mut ys[..row.len()], other, |ys| {
+            for ((x, y), turn) in xs.iter_mut().zip(ys).zip(row) {
+                [*x, *y] = turned(*x, *y, *turn);
+            }
+        });
+    });
+}
+
+/// The rotation itself: two roundings for each channel and a third of their sum, as in the shader; Rust fuses none of them.
+fn turned(x: f32, y: f32, [cos, sin]: [f32; 2]) -> [f32; 2] {
+    [x * cos - y * sin, x * sin + y * cos]
 }
 
 /// The oracle: what the rotation of the query would be without any rounding but f64's. Returns the whole slice, its
@@ -221,13 +334,16 @@ pub fn rotate_f64<T: Element>(
     let mut out: Vec<f64> = query.iter().map(|value| value.widen().into()).collect();
     let channels = channels(spec);
     let mut read = vec![[0.0; 2]; pairs(spec)];
-    each_head(spec, layout, |row, at| {
+    let heads = Heads::all(layout, spec.batch(), spec.tokens(), &mut out);
+    heads.each(|batch, token, head| {
+        let row = row(spec, batch, token);
+        // All of a head is read before any of it is written: its pairs may move.
         for (pair, channels) in read.iter_mut().zip(&channels) {
-            *pair = channels.read.map(|channel| out[at + channel as usize]);
+            *pair = channels.read.map(|channel| head[channel as usize]);
         }
         for (k, (&[x, y], channels)) in read.iter().zip(&channels).enumerate() {
-            let [i, j] = channels.written.map(|channel| at + channel as usize);
-            (out[i], out[j]) = if frequencies.is_idle(k) {
+            let [i, j] = channels.written.map(|channel| channel as usize);
+            (head[i], head[j]) = if frequencies.is_idle(k) {
                 (x, y)
             } else {
                 let pair = frequencies.pairs()[k];
@@ -281,20 +397,9 @@ fn channels(spec: &RotateSpec) -> Vec<PairChannels> {
         .collect()
 }
 
-/// Calls `visit` with the row and the index of channel 0 of every head. The view has been checked to lie within memory.
-fn each_head(spec: &RotateSpec, layout: HeadLayout, mut visit: impl FnMut(usize, usize)) {
-    let index = |wide: u64| usize::try_from(wide).unwrap_or(usize::MAX);
-    for batch in 0..spec.batch() {
-        for token in 0..spec.tokens() {
-            let row = index(spec.row(batch, token));
-            for head in 0..layout.heads {
-                visit(
-                    row,
-                    index(layout.at(batch.into(), token.into(), head.into())),
-                );
-            }
-        }
-    }
+/// The row that a token reads, which has been checked to be there.
+fn row(spec: &RotateSpec, batch: u32, token: u32) -> usize {
+    usize::try_from(spec.row(batch, token)).unwrap_or(usize::MAX)
 }
 
 /// Checks that a slice is what was planned, and hands both back.
