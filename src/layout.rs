@@ -41,8 +41,8 @@ mod sealed {
     use super::Element;
 
     pub trait Sealed: Send + Sync + Sized {
-        /// Calls `work` with these values as f32, and takes what it leaves there. Values of 16 bits are widened and narrowed as a
-        /// whole, in the first elements of `scratch`, since one by one is many times slower.
+        /// Calls `work` with the values as f32: those themselves, or copies at the start of `scratch` that are narrowed afterwards.
+        /// Loops that do one thing become vectors, and f16 asks what the processor can once instead of once a value.
         fn with_f32(values: &mut [Self], scratch: &mut [f32], work: impl FnOnce(&mut [f32]));
     }
 
@@ -55,7 +55,6 @@ mod sealed {
     impl Sealed for half::f16 {
         fn with_f32(values: &mut [Self], scratch: &mut [f32], work: impl FnOnce(&mut [f32])) {
             let wide = &mut scratch[..values.len()];
-            // Looks once for the processor's instructions, not once a value.
             values.convert_to_f32_slice(wide);
             work(wide);
             values.convert_from_f32_slice(wide);
@@ -69,7 +68,7 @@ mod sealed {
                 *wide = value.widen();
             }
             work(wide);
-            for (value, wide) in values.iter_mut().zip(wide) {
+            for (value, wide) in values.iter_mut().zip(&*wide) {
                 *value = Self::narrow(*wide);
             }
         }

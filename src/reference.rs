@@ -257,12 +257,18 @@ impl<'a> Turn<'a> {
             }
         }
         if pairing.writes_interleaved() {
-            turn_interleaved(&mut window[..2 * rotated], row, &mut scratch.wide);
+            T::with_f32(&mut window[..2 * rotated], &mut scratch.wide, |window| {
+                turn_neighbours(window, row);
+            });
         } else {
             let block = self.channels.len() / pairing.blocks() as usize;
-            // Blocks behind the rotated pairs have no entries.
+            let (wide_x, wide_y) = scratch.wide.split_at_mut(block);
+            // Blocks behind the rotated pairs have no entries, and the last that has some may have too few.
             for (window, row) in window.chunks_exact_mut(2 * block).zip(row.chunks(block)) {
-                turn_half_split(window, row, &mut scratch.wide);
+                let (xs, ys) = window.split_at_mut(block);
+                T::with_f32(&mut xs[..row.len()], wide_x, |xs| {
+                    T::with_f32(&mut ys[..row.len()], wide_y, |ys| turn_apart(xs, ys, row));
+                });
             }
         }
         for &(channel, value) in &scratch.kept {
@@ -271,31 +277,23 @@ impl<'a> Turn<'a> {
     }
 }
 
-/// Rotates the pairs of neighbours.
-fn turn_interleaved<T: Element>(window: &mut [T], row: &[[f32; 2]], scratch: &mut [f32]) {
-    T::with_f32(window, scratch, |window| {
-        for (pair, turn) in window.chunks_exact_mut(2).zip(row) {
-            let [x, y] = turned(pair[0], pair[1], *turn);
-            (pair[0], pair[1]) = (x, y);
-        }
-    });
+/// Rotates pairs of neighbours.
+fn turn_neighbours(window: &mut [f32], row: &[[f32; 2]]) {
+    for (pair, turn) in window.chunks_exact_mut(2).zip(row) {
+        let [x, y] = turned([pair[0], pair[1]], *turn);
+        (pair[0], pair[1]) = (x, y);
+    }
 }
 
-/// Rotates the first pairs, as many as there are entries, between the halves of a block.
-fn turn_half_split<T: Element>(block: &mut [T], row: &[[f32; 2]], scratch: &mut [f32]) {
-    let (xs, ys) = block.split_at_mut(block.len() / 2);
-    let (scratch, other) = scratch.split_at_mut(xs.len());
-    T::with_f32(&mut xs[..row.len()], scratch, |xs| {
-        T::with_f32(&mut ys[..row.len()], other, |ys| {
-            for ((x, y), turn) in xs.iter_mut().zip(ys).zip(row) {
-                [*x, *y] = turned(*x, *y, *turn);
-            }
-        });
-    });
+/// Rotates pairs of one value of each slice.
+fn turn_apart(xs: &mut [f32], ys: &mut [f32], row: &[[f32; 2]]) {
+    for ((x, y), turn) in xs.iter_mut().zip(ys).zip(row) {
+        [*x, *y] = turned([*x, *y], *turn);
+    }
 }
 
-/// The rotation itself: two roundings for each channel and a third of their sum, as in the shader; Rust fuses none of them.
-fn turned(x: f32, y: f32, [cos, sin]: [f32; 2]) -> [f32; 2] {
+/// The rotation itself. As in the shader every product is rounded, and then their sum: Rust contracts nothing.
+fn turned([x, y]: [f32; 2], [cos, sin]: [f32; 2]) -> [f32; 2] {
     [x * cos - y * sin, x * sin + y * cos]
 }
 
