@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use parts::{Heads, TableRows, each_part};
 
-use crate::config::PairChannels;
+use crate::config::{PairChannels, Pairing};
 use crate::error::{Result, RopeError};
 use crate::frequencies::Direction;
 use crate::layout::{Element, ElementType, HeadLayout};
@@ -192,12 +192,16 @@ pub fn rotate<T: Element>(
 }
 
 /// What is done to every head.
-struct Turn<'a> {
-    spec: &'a RotateSpec,
+struct Turn {
+    pairing: Pairing,
     /// The rotary window in a head.
     window: Range<usize>,
-    /// The channels of every pair in the window.
-    channels: Vec<PairChannels>,
+    /// Channels that are half-split by themselves.
+    block: usize,
+    /// Pairs before those at the end of the window that are left alone.
+    rotated: usize,
+    /// Whether an entry (1, 0) leaves its pair alone.
+    identity_keeps: bool,
 }
 
 /// What a head needs for a while.
@@ -220,52 +224,40 @@ impl<T: Element> Scratch<T> {
     }
 }
 
-impl<'a> Turn<'a> {
-    fn new(spec: &'a RotateSpec) -> Self {
-        let (config, pairs) = (spec.config(), spec.config().rotary_dim() / 2);
-        let start = config.rotary_offset() as usize;
+impl Turn {
+    fn new(spec: &RotateSpec) -> Self {
+        let config = spec.config();
+        let (start, dim) = (config.rotary_offset(), config.rotary_dim());
         Self {
-            spec,
-            window: start..start + 2 * pairs as usize,
-            channels: (0..pairs)
-                .map(|k| config.pairing().channels(pairs, k))
-                .collect(),
+            pairing: config.pairing(),
+            window: start as usize..start as usize + dim as usize,
+            block: (dim / config.pairing().blocks()) as usize,
+            rotated: spec.rotated_pairs(),
+            identity_keeps: spec.identity_keeps(),
         }
     }
 
     /// Rotates one head. Its pairs move first, if they do, so that all else is done where they are written.
     fn head<T: Element>(&self, head: &mut [T], row: &[[f32; 2]], scratch: &mut Scratch<T>) {
         let window = &mut head[self.window.clone()];
-        let (pairing, rotated) = (self.spec.config().pairing(), self.spec.rotated_pairs());
-        if pairing.moves() {
-            scratch.moved.copy_from_slice(window);
-            for PairChannels { read, written } in &self.channels {
-                for (from, to) in read.iter().zip(written) {
-                    window[*to as usize] = scratch.moved[*from as usize];
-                }
-            }
+        if self.pairing.moves() {
+            self.move_pairs(window, &mut scratch.moved);
         }
-        let row = &row[..rotated];
+        let row = &row[..self.rotated];
         scratch.kept.clear();
-        if self.spec.identity_keeps() {
-            for (entry, channels) in row.iter().zip(&self.channels) {
-                if entry.map(f32::to_bits) == IDENTITY.map(f32::to_bits) {
-                    let channels = channels.written.map(|channel| channel as usize);
-                    let values = channels.map(|channel| (channel, window[channel]));
-                    scratch.kept.extend(values);
-                }
-            }
+        if self.identity_keeps {
+            self.keep(window, row, &mut scratch.kept);
         }
-        if pairing.writes_interleaved() {
-            T::with_f32(&mut window[..2 * rotated], &mut scratch.wide, |window| {
+        if self.pairing.writes_interleaved() {
+            T::with_f32(&mut window[..2 * row.len()], &mut scratch.wide, |window| {
                 turn_neighbours(window, row);
             });
         } else {
-            let block = self.channels.len() / pairing.blocks() as usize;
-            let (wide_x, wide_y) = scratch.wide.split_at_mut(block);
+            let pairs = self.block / 2;
+            let (wide_x, wide_y) = scratch.wide.split_at_mut(pairs);
             // Blocks behind the rotated pairs have no entries, and the last that has some may have too few.
-            for (window, row) in window.chunks_exact_mut(2 * block).zip(row.chunks(block)) {
-                let (xs, ys) = window.split_at_mut(block);
+            for (block, row) in window.chunks_exact_mut(self.block).zip(row.chunks(pairs)) {
+                let (xs, ys) = block.split_at_mut(pairs);
                 T::with_f32(&mut xs[..row.len()], wide_x, |xs| {
                     T::with_f32(&mut ys[..row.len()], wide_y, |ys| turn_apart(xs, ys, row));
                 });
@@ -273,6 +265,35 @@ impl<'a> Turn<'a> {
         }
         for &(channel, value) in &scratch.kept {
             window[channel] = value;
+        }
+    }
+
+    /// Moves pairs from where they are read to where they are written.
+    fn move_pairs<T: Element>(&self, window: &mut [T], moved: &mut [T]) {
+        moved.copy_from_slice(window);
+        let half = window.len() / 2;
+        if self.pairing.writes_interleaved() {
+            let (xs, ys) = moved.split_at(half);
+            for (pair, (x, y)) in window.chunks_exact_mut(2).zip(xs.iter().zip(ys)) {
+                pair.copy_from_slice(&[*x, *y]);
+            }
+        } else {
+            let (xs, ys) = window.split_at_mut(half);
+            for ((x, y), pair) in xs.iter_mut().zip(ys).zip(moved.chunks_exact(2)) {
+                (*x, *y) = (pair[0], pair[1]);
+            }
+        }
+    }
+
+    /// Notes the values of pairs whose entries are (1, 0).
+    fn keep<T: Element>(&self, window: &[T], row: &[[f32; 2]], kept: &mut Vec<(usize, T)>) {
+        let pairs = u32::try_from(window.len() / 2).unwrap_or(u32::MAX);
+        for (k, entry) in (0..pairs).zip(row) {
+            if entry.map(f32::to_bits) == IDENTITY.map(f32::to_bits) {
+                let channels = self.pairing.channels(pairs, k).written;
+                let channels = channels.map(|channel| channel as usize);
+                kept.extend(channels.map(|channel| (channel, window[channel])));
+            }
         }
     }
 }
