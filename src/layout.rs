@@ -491,6 +491,58 @@ mod tests {
         );
     }
 
+    /// Slices and single values against conversions that compilers evaluate: all values of 16 bits, and f32 around each of them, around
+    /// the middles between them, and anywhere.
+    fn check_conversions<T: Element>(from: fn(u16) -> T, wide: fn(T) -> f32, narrow: fn(f32) -> T) {
+        let bits = |value: f32| if value.is_nan() { 1 } else { value.to_bits() };
+        let mut all: Vec<T> = (0..=u16::MAX).map(from).collect();
+        let mut random = fastrand::Rng::with_seed(3);
+        let floats: Vec<f32> = all
+            .iter()
+            .flat_map(|&value| {
+                let near = wide(value).to_bits();
+                let middle = if T::TYPE == ElementType::F16 {
+                    1 << 12
+                } else {
+                    1 << 15
+                };
+                [-1, 0, 1, middle - 1, middle, middle + 1]
+                    .map(|step| near.wrapping_add_signed(step))
+            })
+            .chain(std::iter::repeat_with(|| random.u32(..)).take(1 << 20))
+            // What 16 bits of f16 round to in denormals, whose middles are elsewhere.
+            .chain(0x3300_0000 - 2..0x3300_0000 + 2)
+            .chain((0..1 << 14).map(|bits| 0x3380_0000 + (bits << 12)))
+            .map(f32::from_bits)
+            .collect();
+        for value in &all {
+            assert_eq!(bits(value.widen()), bits(wide(*value)));
+        }
+        let mut scratch = vec![0.0; floats.len() + 3];
+        let given = all.clone();
+        T::with_f32(&mut all, &mut scratch, |values| {
+            for (value, given) in values.iter().zip(&given) {
+                assert_eq!(bits(*value), bits(wide(*given)));
+            }
+        });
+        let mut made = vec![T::zeroed(); floats.len()];
+        T::with_f32(&mut made, &mut scratch, |values| {
+            values.copy_from_slice(&floats)
+        });
+        for (made, value) in made.into_iter().zip(floats) {
+            let wanted = bits(wide(narrow(value)));
+            assert_eq!(bits(wide(made)), wanted, "{value:e}");
+            assert_eq!(bits(wide(T::narrow(value))), wanted, "{value:e}");
+        }
+    }
+
+    #[test]
+    fn conversions_round_to_nearest_even() {
+        use half::{bf16, f16};
+        check_conversions(f16::from_bits, f16::to_f32_const, f16::from_f32_const);
+        check_conversions(bf16::from_bits, bf16::to_f32_const, bf16::from_f32_const);
+    }
+
     #[test]
     fn large_regular_views_are_decided_within_the_budget() {
         let q = HeadLayout::packed(131_072, 48, 0, 32, 128);

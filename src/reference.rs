@@ -22,7 +22,7 @@ const IDENTITY: [f32; 2] = [1.0, 0.0];
 
 /// The twin of `shaders/table.wgsl` for frequencies: rows of (cos, sin), one entry for each pair and position in turn, without
 /// the padding that a [`CosSinTable`](crate::CosSinTable) has where that number is odd. A coordinate that is not finite, or makes an
-/// angle of 2^48 or more, gives the entry (1, 0).
+/// angle of 2^48 or more, gives the entry (1, 0). With the feature `rayon` rows are made in parallel.
 ///
 /// # Errors
 /// [`RopeError::Table`] for a specification of a cache (see [`cached_table`]), or coordinates without f32 angles.
@@ -156,6 +156,9 @@ fn divided(value: f32, by: f32) -> f32 {
 ///
 /// `rows` is the table, `rotary_dim / 2` entries a row; each slice is a whole buffer, indexed as its layout says. Equal to the
 /// GPU's result bit for bit, except that NaNs may have other payloads and a device may flush denormals.
+///
+/// It is a fallback too: compilers make vectors of its loops, and with the feature `rayon` it takes all threads of the pool that it is called
+/// in. Its bits depend on neither. Views whose batch, tokens and heads reach past each other are left to one thread.
 ///
 /// Query and key in one slice, as in packed QKV, are rotated one after the other, with a specification of one tensor each.
 ///
