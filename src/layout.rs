@@ -47,7 +47,7 @@ mod sealed {
     }
 
     impl Sealed for f32 {
-        fn with_f32(values: &mut [Self], _: &mut [f32], work: impl FnOnce(&mut [f32])) {
+        fn with_f32(values: &mut [Self], _: &mut [Self], work: impl FnOnce(&mut [Self])) {
             work(values);
         }
     }
@@ -134,10 +134,7 @@ impl Element for half::bf16 {
         } else {
             bits.wrapping_add(0x7fff + is_odd)
         };
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "16 bits are left of an arithmetic shift, which is one instruction with the packing on x86"
-        )]
+        // An arithmetic shift, since x86 packs signed values in one instruction.
         let half = (rounded.cast_signed() >> 16) as i16;
         Self::from_bits(half.cast_unsigned())
     }
