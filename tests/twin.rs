@@ -307,7 +307,7 @@ fn a_table_is_its_rows() {
     for pairs in [1, 6, 64, 700] {
         let frequencies = Frequencies::new(&RopeConfig::new(2 * pairs)).unwrap();
         let spec = TableSpec::new(&frequencies);
-        let ids: Vec<_> = (0..1500 / pairs as i32 + 20)
+        let ids: Vec<_> = (0..1500 / pairs.cast_signed() + 20)
             .map(|k| k * 7919 - 50)
             .collect();
         let all = reference::table(&spec, (&ids).into()).unwrap();
