@@ -524,7 +524,7 @@ mod tests {
         });
         let mut made = vec![T::zeroed(); floats.len()];
         T::with_f32(&mut made, &mut scratch, |values| {
-            values.copy_from_slice(&floats)
+            values.copy_from_slice(&floats);
         });
         for (made, value) in made.into_iter().zip(floats) {
             let wanted = bits(wide(narrow(value)));
