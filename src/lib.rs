@@ -64,6 +64,7 @@
 //!   WebGPU host to dispatch.
 //! - `huggingface`: [`config::huggingface`] reads a model's `config.json`.
 //! - `gguf`: [`config::gguf`] reads the metadata of a model's GGUF file.
+//! - `rayon`: the CPU twin, [`reference::rotate`] and [`reference::table`], in parallel.
 //!
 //! [`GpuContext`] needs a backend to be compiled in: one of these features, or an own dependency on wgpu that has it.
 //!

@@ -3,7 +3,13 @@
 //! The twin takes the same steps as the shaders and gives the same bits; compare with it to see that a driver is right. The
 //! oracle rounds nothing before its end; compare with it to see that the method is right.
 
-use crate::config::PairChannels;
+mod parts;
+
+use std::ops::Range;
+
+use parts::{Heads, TableRows, each_part};
+
+use crate::config::{PairChannels, Pairing};
 use crate::error::{Result, RopeError};
 use crate::frequencies::Direction;
 use crate::layout::{Element, ElementType, HeadLayout};
@@ -16,7 +22,7 @@ const IDENTITY: [f32; 2] = [1.0, 0.0];
 
 /// The twin of `shaders/table.wgsl` for frequencies: rows of (cos, sin), one entry for each pair and position in turn, without
 /// the padding that a [`CosSinTable`](crate::CosSinTable) has where that number is odd. A coordinate that is not finite, or makes an
-/// angle of 2^48 or more, gives the entry (1, 0).
+/// angle of 2^48 or more, gives the entry (1, 0). With the feature `rayon` rows are made in parallel.
 ///
 /// # Errors
 /// [`RopeError::Table`] for a specification of a cache (see [`cached_table`]), or coordinates without f32 angles.
@@ -35,8 +41,9 @@ pub fn table(spec: &TableSpec, positions: RowPositions<'_>) -> Result<Vec<[f32; 
     let rates = frequencies.turn_rates(spec.direction)?;
     let nearest: Vec<f32> = frequencies.f32_rates(spec.direction).collect();
     let axes = frequencies.axes();
-    let rows = usize::try_from(positions.rows(axes))
-        .map_err(|_| RopeError::overflow("rows", "must fit usize"))?;
+    let overflow = || RopeError::overflow("rows", "must fit usize");
+    let rows = usize::try_from(positions.rows(axes)).map_err(|_| overflow())?;
+    let width = frequencies.len();
     let entry = |row: usize, (k, pair): (usize, &crate::Pair)| {
         let position = positions.at(axes, row, pair.axis);
         let bits = match position {
@@ -46,12 +53,22 @@ pub fn table(spec: &TableSpec, positions: RowPositions<'_>) -> Result<Vec<[f32; 
         };
         bits.map_or(IDENTITY, |bits| bits.map(f32::from_bits))
     };
-    Ok((0..rows)
-        .flat_map(|row| {
+    let mut out = vec![IDENTITY; rows.checked_mul(width).ok_or_else(overflow)?];
+    let all = TableRows {
+        first: 0,
+        width,
+        entries: &mut out,
+    };
+    each_part(all, &|part: TableRows<'_>| {
+        let rows = part.entries.chunks_exact_mut(width.max(1));
+        for (row, entries) in (part.first..).zip(rows) {
             let pairs = frequencies.pairs().iter().enumerate();
-            pairs.map(move |pair| entry(row, pair))
-        })
-        .collect())
+            for (made, pair) in entries.iter_mut().zip(pairs) {
+                *made = entry(row, pair);
+            }
+        }
+    });
+    Ok(out)
 }
 
 #[expect(
@@ -140,6 +157,9 @@ fn divided(value: f32, by: f32) -> f32 {
 /// `rows` is the table, `rotary_dim / 2` entries a row; each slice is a whole buffer, indexed as its layout says. Equal to the
 /// GPU's result bit for bit, except that NaNs may have other payloads and a device may flush denormals.
 ///
+/// It is a fallback too: compilers make vectors of its loops, and with the feature `rayon` it takes all threads of the pool that it is called
+/// in. Its bits depend on neither. Views whose batch, tokens and heads reach past each other are left to one thread.
+///
 /// Query and key in one slice, as in packed QKV, are rotated one after the other, with a specification of one tensor each.
 ///
 /// # Errors
@@ -160,30 +180,145 @@ pub fn rotate<T: Element>(
             rows.len(),
         ));
     }
-    let channels = channels(spec);
-    let mut read = vec![[T::zeroed(); 2]; pairs];
+    let turn = Turn::new(spec);
     for (layout, slice) in operands(spec, query, key)? {
-        each_head(spec, layout, |row, at| {
-            // All of a head is read before any of it is written: its pairs may move.
-            for (pair, channels) in read.iter_mut().zip(&channels) {
-                *pair = channels.read.map(|channel| slice[at + channel as usize]);
-            }
-            let turns = &rows[row * pairs..][..pairs];
-            for (k, (&[x, y], channels)) in read.iter().zip(&channels).enumerate() {
-                let [c, s] = turns[k];
-                let turned = if spec.leaves_alone(k, [c, s]) {
-                    [x, y]
-                } else {
-                    let (x, y) = (x.widen(), y.widen());
-                    [T::narrow(x * c - y * s), T::narrow(x * s + y * c)]
-                };
-                for (channel, value) in channels.written.into_iter().zip(turned) {
-                    slice[at + channel as usize] = value;
-                }
-            }
+        let heads = Heads::all(layout, spec.batch(), spec.tokens(), slice);
+        each_part(heads, &|part: Heads<'_, T>| {
+            let mut scratch = Scratch::new(2 * pairs);
+            part.each(|batch, token, head| {
+                let row = &rows[row(spec, batch, token) * pairs..][..pairs];
+                turn.head(head, row, &mut scratch);
+            });
         });
     }
     Ok(())
+}
+
+/// What is done to every head.
+struct Turn {
+    pairing: Pairing,
+    /// The rotary window in a head.
+    window: Range<usize>,
+    /// Channels that are half-split by themselves.
+    block: usize,
+    /// Pairs before those at the end of the window that are left alone.
+    rotated: usize,
+    /// Whether an entry (1, 0) leaves its pair alone.
+    identity_keeps: bool,
+}
+
+/// What a head needs for a while.
+struct Scratch<T> {
+    /// Values of 16 bits as f32.
+    wide: Vec<f32>,
+    /// A window whose pairs move.
+    moved: Vec<T>,
+    /// Channels that are left alone, and their values.
+    kept: Vec<(usize, T)>,
+}
+
+impl<T: Element> Scratch<T> {
+    fn new(channels: usize) -> Self {
+        Self {
+            wide: vec![0.0; channels],
+            moved: vec![T::zeroed(); channels],
+            kept: Vec::new(),
+        }
+    }
+}
+
+impl Turn {
+    fn new(spec: &RotateSpec) -> Self {
+        let config = spec.config();
+        let (start, dim) = (config.rotary_offset(), config.rotary_dim());
+        Self {
+            pairing: config.pairing(),
+            window: start as usize..start as usize + dim as usize,
+            block: (dim / config.pairing().blocks()) as usize,
+            rotated: spec.rotated_pairs(),
+            identity_keeps: spec.identity_keeps(),
+        }
+    }
+
+    /// Rotates one head. Its pairs move first, if they do, so that all else is done where they are written.
+    fn head<T: Element>(&self, head: &mut [T], row: &[[f32; 2]], scratch: &mut Scratch<T>) {
+        let window = &mut head[self.window.clone()];
+        if self.pairing.moves() {
+            self.move_pairs(window, &mut scratch.moved);
+        }
+        let row = &row[..self.rotated];
+        scratch.kept.clear();
+        if self.identity_keeps {
+            self.keep(window, row, &mut scratch.kept);
+        }
+        if self.pairing.writes_interleaved() {
+            T::with_f32(&mut window[..2 * row.len()], &mut scratch.wide, |window| {
+                turn_neighbours(window, row);
+            });
+        } else {
+            let pairs = self.block / 2;
+            let (wide_x, wide_y) = scratch.wide.split_at_mut(pairs);
+            // Blocks behind the rotated pairs have no entries, and the last that has some may have too few.
+            for (block, row) in window.chunks_exact_mut(self.block).zip(row.chunks(pairs)) {
+                let (xs, ys) = block.split_at_mut(pairs);
+                T::with_f32(&mut xs[..row.len()], wide_x, |xs| {
+                    T::with_f32(&mut ys[..row.len()], wide_y, |ys| turn_apart(xs, ys, row));
+                });
+            }
+        }
+        for &(channel, value) in &scratch.kept {
+            window[channel] = value;
+        }
+    }
+
+    /// Moves pairs from where they are read to where they are written.
+    fn move_pairs<T: Element>(&self, window: &mut [T], moved: &mut [T]) {
+        moved.copy_from_slice(window);
+        let half = window.len() / 2;
+        if self.pairing.writes_interleaved() {
+            let (xs, ys) = moved.split_at(half);
+            for (pair, (x, y)) in window.chunks_exact_mut(2).zip(xs.iter().zip(ys)) {
+                pair.copy_from_slice(&[*x, *y]);
+            }
+        } else {
+            let (xs, ys) = window.split_at_mut(half);
+            for ((x, y), pair) in xs.iter_mut().zip(ys).zip(moved.chunks_exact(2)) {
+                (*x, *y) = (pair[0], pair[1]);
+            }
+        }
+    }
+
+    /// Notes the values of pairs whose entries are (1, 0).
+    fn keep<T: Element>(&self, window: &[T], row: &[[f32; 2]], kept: &mut Vec<(usize, T)>) {
+        let pairs = u32::try_from(window.len() / 2).unwrap_or(u32::MAX);
+        for (k, entry) in (0..pairs).zip(row) {
+            if entry.map(f32::to_bits) == IDENTITY.map(f32::to_bits) {
+                let channels = self.pairing.channels(pairs, k).written;
+                let channels = channels.map(|channel| channel as usize);
+                kept.extend(channels.map(|channel| (channel, window[channel])));
+            }
+        }
+    }
+}
+
+/// Rotates pairs of neighbours.
+fn turn_neighbours(window: &mut [f32], row: &[[f32; 2]]) {
+    for (pair, turn) in window.chunks_exact_mut(2).zip(row) {
+        let [x, y] = turned([pair[0], pair[1]], *turn);
+        (pair[0], pair[1]) = (x, y);
+    }
+}
+
+/// Rotates pairs of one value of each slice.
+fn turn_apart(xs: &mut [f32], ys: &mut [f32], row: &[[f32; 2]]) {
+    for ((x, y), turn) in xs.iter_mut().zip(ys).zip(row) {
+        [*x, *y] = turned([*x, *y], *turn);
+    }
+}
+
+/// The rotation itself. As in the shader every product is rounded, and then their sum: Rust contracts nothing.
+fn turned([x, y]: [f32; 2], [cos, sin]: [f32; 2]) -> [f32; 2] {
+    [x * cos - y * sin, x * sin + y * cos]
 }
 
 /// The oracle: what the rotation of the query would be without any rounding but f64's. Returns the whole slice, its
@@ -221,13 +356,16 @@ pub fn rotate_f64<T: Element>(
     let mut out: Vec<f64> = query.iter().map(|value| value.widen().into()).collect();
     let channels = channels(spec);
     let mut read = vec![[0.0; 2]; pairs(spec)];
-    each_head(spec, layout, |row, at| {
+    let heads = Heads::all(layout, spec.batch(), spec.tokens(), &mut out);
+    heads.each(|batch, token, head| {
+        let row = row(spec, batch, token);
+        // All of a head is read before any of it is written: its pairs may move.
         for (pair, channels) in read.iter_mut().zip(&channels) {
-            *pair = channels.read.map(|channel| out[at + channel as usize]);
+            *pair = channels.read.map(|channel| head[channel as usize]);
         }
         for (k, (&[x, y], channels)) in read.iter().zip(&channels).enumerate() {
-            let [i, j] = channels.written.map(|channel| at + channel as usize);
-            (out[i], out[j]) = if frequencies.is_idle(k) {
+            let [i, j] = channels.written.map(|channel| channel as usize);
+            (head[i], head[j]) = if frequencies.is_idle(k) {
                 (x, y)
             } else {
                 let pair = frequencies.pairs()[k];
@@ -281,20 +419,9 @@ fn channels(spec: &RotateSpec) -> Vec<PairChannels> {
         .collect()
 }
 
-/// Calls `visit` with the row and the index of channel 0 of every head. The view has been checked to lie within memory.
-fn each_head(spec: &RotateSpec, layout: HeadLayout, mut visit: impl FnMut(usize, usize)) {
-    let index = |wide: u64| usize::try_from(wide).unwrap_or(usize::MAX);
-    for batch in 0..spec.batch() {
-        for token in 0..spec.tokens() {
-            let row = index(spec.row(batch, token));
-            for head in 0..layout.heads {
-                visit(
-                    row,
-                    index(layout.at(batch.into(), token.into(), head.into())),
-                );
-            }
-        }
-    }
+/// The row that a token reads, which has been checked to be there.
+fn row(spec: &RotateSpec, batch: u32, token: u32) -> usize {
+    usize::try_from(spec.row(batch, token)).unwrap_or(usize::MAX)
 }
 
 /// Checks that a slice is what was planned, and hands both back.

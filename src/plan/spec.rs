@@ -201,10 +201,14 @@ impl RotateSpec {
         self.key.map(|key| (key.layout, key.element))
     }
 
-    /// Whether pair `k` stays as it is (though it may move), given its entry.
-    pub(crate) fn leaves_alone(&self, k: usize, [cos, sin]: [f32; 2]) -> bool {
-        let is_identity = cos.to_bits() == 1.0_f32.to_bits() && sin.to_bits() == 0;
-        k >= self.idle.rotated as usize || (self.idle.within && is_identity)
+    /// Pairs before the first of those at the end of the window that stay as they are, though they may move.
+    pub(crate) fn rotated_pairs(&self) -> usize {
+        self.idle.rotated as usize
+    }
+
+    /// Whether an entry (1, 0) leaves its pair as it is, wherever it stands.
+    pub(crate) fn identity_keeps(&self) -> bool {
+        self.idle.within
     }
 
     /// The table row that a token reads.

@@ -74,7 +74,14 @@ fn test() -> Result<(), Failure> {
     ])?;
     cargo(&["test", "--all-features", "--doc"])?;
     cargo(&["test", "--no-default-features", "--lib", "--tests"])?;
-    cargo(&["test", "--all-features", "--bench", "rope"])?;
+    cargo(&[
+        "test",
+        "--all-features",
+        "--bench",
+        "rope",
+        "--bench",
+        "twin",
+    ])?;
     // The examples that check themselves.
     for example in ["quickstart", "embed", "decode_loop"] {
         cargo(&["run", "--quiet", "--all-features", "--example", example])?;
