@@ -419,10 +419,16 @@ fn pairings_take_the_path_that_their_blocks_allow() {
         (96, HalfSplitBlocks(48), F32, "words_one"),
         (96, HalfSplitBlocks(48), Bf16, "windows_one"),
         (96, HalfSplitBlocks(1), Bf16, "quads_one"),
-        (96, InterleavedToHalfSplit, F32, "windows_one"),
-        (96, InterleavedToHalfSplit, F16, "windows_one"),
-        (96, HalfSplitToInterleaved, F32, "windows_one"),
-        (96, HalfSplitToInterleaved, Bf16, "windows_one"),
+        (96, InterleavedToHalfSplit, F32, "moves_one"),
+        (96, InterleavedToHalfSplit, F16, "moves_one"),
+        (96, HalfSplitToInterleaved, F32, "moves_one"),
+        (96, HalfSplitToInterleaved, Bf16, "moves_one"),
+        // 9 and 20 pairs; and more lanes than a workgroup holds.
+        (18, InterleavedToHalfSplit, F32, "windows_one"),
+        (40, InterleavedToHalfSplit, F32, "moves_one"),
+        (40, InterleavedToHalfSplit, F16, "windows_one"),
+        (2048, HalfSplitToInterleaved, F32, "moves_one"),
+        (2056, HalfSplitToInterleaved, F32, "windows_one"),
     ] {
         let planned = plan(dim, pairing, element);
         assert_eq!(planned.entry_point, path, "{dim} {pairing:?} {element:?}");
@@ -450,7 +456,109 @@ fn pairings_take_the_path_that_their_blocks_allow() {
             constant(&planned, "WRITES_INTERLEAVED"),
         );
         assert_eq!(made, flags);
-        assert_eq!(planned.uniform[12], 48);
+        // 48 pairs of 4 bytes in words of 16.
+        assert_eq!(planned.uniform[12], 12);
+    }
+}
+
+#[test]
+fn workgroups_of_pairs_that_move_hold_whole_heads() {
+    let moving = RopeConfig::new(96).with_pairing(Pairing::InterleavedToHalfSplit);
+    let plan = |config: &RopeConfig, heads, workgroup: Option<u32>, cpu| {
+        let layout = HeadLayout::bshd(4, heads, 96);
+        let mut spec = RotateSpec::new(config, 1, 4, layout, ElementType::F32);
+        if let Some(workgroup) = workgroup {
+            spec = spec.with_workgroup(workgroup);
+        }
+        let limits = Limits {
+            cpu,
+            ..Limits::default()
+        };
+        first(&RopePlan::new(&spec, &limits).unwrap())
+    };
+    for cpu in [false, true] {
+        for heads in [1, 2, 3, 5, 32, 63] {
+            for given in [
+                None,
+                Some(1),
+                Some(11),
+                Some(12),
+                Some(13),
+                Some(100),
+                Some(256),
+            ] {
+                let planned = plan(&moving, heads, given, cpu);
+                let (workgroup, lanes) =
+                    (constant(&planned, "WORKGROUP"), constant(&planned, "LANES"));
+                assert_eq!((planned.entry_point, lanes), ("moves_one", 12));
+                assert!(workgroup.is_multiple_of(12) && (12..=256).contains(&workgroup));
+                if let Some(given) = given {
+                    assert!(workgroup <= given.max(12));
+                }
+                // All heads are covered: groups of heads are 12 lanes wide.
+                let per = constant(&planned, "QUERY_HEADS");
+                let [across, ..] = planned.workgroups(4);
+                assert!(across * workgroup >= heads / per * 12);
+                assert!((across - 1) * workgroup < heads / per * 12);
+            }
+        }
+    }
+    // Pairs that are not rotated have to move too: a workgroup takes the window.
+    let layout = HeadLayout::bshd(4, 3, 96);
+    let spec = RotateSpec::new(&moving, 1, 4, layout, ElementType::F32).with_rotated_pairs(24);
+    let planned = first(&RopePlan::new(&spec, &Limits::default()).unwrap());
+    assert_eq!(planned.entry_point, "windows_one");
+}
+
+#[test]
+fn heads_of_an_invocation_follow_the_shape_and_the_kind_of_device() {
+    let plan = |tokens, heads, kv_heads, dim, cpu| {
+        let config = RopeConfig::new(dim);
+        let layout = |heads| HeadLayout::bshd(tokens, heads, dim);
+        let spec = RotateSpec::new(&config, 1, tokens, layout(heads), ElementType::F32)
+            .with_key(layout(kv_heads), ElementType::F32);
+        let limits = Limits {
+            cpu,
+            ..Limits::default()
+        };
+        let planned = first(&RopePlan::new(&spec, &limits).unwrap());
+        ["QUERY_HEADS", "KEY_HEADS", "QUERY_AT_ONCE", "KEY_AT_ONCE"]
+            .map(|name| constant(&planned, name))
+    };
+    // A CPU takes 8 heads, one at a time; fewer where those would leave lanes of its vectors idle (8 pairs are 2 lanes).
+    for (shape, expected) in [
+        ((1, 32, 8, 128), [8, 8, 1, 1]),
+        ((4096, 32, 8, 128), [8, 8, 1, 1]),
+        ((4096, 32, 8, 32), [8, 4, 1, 1]),
+        ((4096, 32, 8, 16), [8, 2, 1, 1]),
+        ((4096, 28, 4, 128), [7, 4, 1, 1]),
+        ((4096, 71, 1, 64), [1, 1, 1, 1]),
+        ((4096, 6, 3, 8), [6, 3, 1, 1]),
+    ] {
+        let (tokens, heads, kv_heads, dim) = shape;
+        assert_eq!(
+            plan(tokens, heads, kv_heads, dim, true),
+            expected,
+            "{shape:?}"
+        );
+    }
+    // A GPU takes several where 32,768 invocations are left, and loads them all before it stores.
+    for (shape, expected) in [
+        ((1, 32, 8, 128), [1, 1, 1, 1]),
+        ((64, 32, 8, 128), [1, 1, 1, 1]),
+        ((102, 32, 8, 128), [1, 1, 1, 1]),
+        ((103, 32, 8, 128), [2, 2, 2, 2]),
+        ((204, 32, 8, 128), [2, 2, 2, 2]),
+        ((205, 32, 8, 128), [4, 4, 4, 4]),
+        ((4096, 32, 8, 128), [4, 4, 4, 4]),
+        ((4096, 28, 1, 128), [4, 1, 4, 1]),
+    ] {
+        let (tokens, heads, kv_heads, dim) = shape;
+        assert_eq!(
+            plan(tokens, heads, kv_heads, dim, false),
+            expected,
+            "{shape:?}"
+        );
     }
 }
 

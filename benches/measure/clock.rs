@@ -10,11 +10,15 @@ pub struct Candidate<'a> {
     work: Work<'a>,
 }
 
+/// Records the n-th dispatch into the only pass.
+type Dispatches<'a> = dyn Fn(&mut wgpu::ComputePass<'_>, u32) -> Result<()> + 'a;
+
+/// Records the n-th copy.
+type Copies<'a> = dyn Fn(&mut wgpu::CommandEncoder, u32) + 'a;
+
 enum Work<'a> {
-    /// `record(pass, n)` records the n-th of its dispatches into the only pass.
-    Pass(Box<dyn Fn(&mut wgpu::ComputePass<'_>, u32) -> Result<()> + 'a>),
-    /// Outside of a pass.
-    Copy(Box<dyn Fn(&mut wgpu::CommandEncoder, u32) + 'a>),
+    Pass(Box<Dispatches<'a>>),
+    Copies(Box<Copies<'a>>),
 }
 
 impl<'a> Candidate<'a> {
@@ -28,15 +32,14 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    /// Copies the first of some pairs of slices, of the same size, to the second: the n-th, from the first again behind the last.
-    pub fn copy(name: impl Into<String>, pairs: Vec<[wgpu::BufferSlice<'a>; 2]>) -> Self {
+    /// The same outside of a pass.
+    pub fn copies(
+        name: impl Into<String>,
+        record: impl Fn(&mut wgpu::CommandEncoder, u32) + 'a,
+    ) -> Self {
         Self {
             name: name.into(),
-            work: Work::Copy(Box::new(move |encoder, n| {
-                let [from, to] = pairs[n as usize % pairs.len()];
-                let size = from.size();
-                encoder.copy_buffer_to_buffer(from.buffer(), from.offset(), to.buffer(), to.offset(), size);
-            })),
+            work: Work::Copies(Box::new(record)),
         }
     }
 }
@@ -132,7 +135,7 @@ impl<'a> Clock<'a> {
                 (0..count).try_for_each(|n| recorded(&mut pass, n))?;
                 (start, start.elapsed())
             }
-            Work::Copy(recorded) => {
+            Work::Copies(recorded) => {
                 let start = Instant::now();
                 (0..count).for_each(|n| recorded(&mut encoder, n));
                 (start, start.elapsed())
@@ -164,31 +167,13 @@ impl<'a> Clock<'a> {
             return Ok(None);
         };
         let ticks: Vec<u64> = self.context.read_blocking(&timestamps.resolved, 2)?;
-        let (begin, end) = (ticks[0], ticks[1]);
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "nanoseconds of a run are far below 2^53"
-        )]
-        let span =
-            |ticks: u64| Duration::from_secs_f64(ticks as f64 * timestamps.nanoseconds / 1e9);
-        self.rejected = if begin == 0 || end == 0 {
-            Some("a timestamp is 0".to_owned())
-        } else if end <= begin {
-            Some(format!("timestamps go from {begin} to {end}"))
-        } else if span(end - begin) > wall {
-            let gpu = span(end - begin);
-            Some(format!(
-                "timestamps claim {gpu:?} of a submission of {wall:?}"
-            ))
-        } else if wall > LONG && span(end - begin) < wall / 4 {
-            let gpu = span(end - begin);
-            Some(format!(
-                "timestamps claim {gpu:?} of a submission of {wall:?} that holds nothing else"
-            ))
-        } else {
-            return Ok(Some(span(end - begin)));
-        };
-        Ok(None)
+        match believed([ticks[0], ticks[1]], timestamps.nanoseconds, wall) {
+            Ok(gpu) => Ok(Some(gpu)),
+            Err(reason) => {
+                self.rejected = Some(reason);
+                Ok(None)
+            }
+        }
     }
 
     /// Samples of candidates, one of each in every round, the first round of all thrown away. `done` is called after each.
@@ -217,6 +202,32 @@ impl<'a> Clock<'a> {
         }
         Ok(samples)
     }
+}
+
+/// The time between two timestamps, if it can be that of the only pass of a submission that took `wall`; else what is wrong with it.
+pub fn believed(
+    [begin, end]: [u64; 2],
+    nanoseconds: f64,
+    wall: Duration,
+) -> std::result::Result<Duration, String> {
+    if begin == 0 || end == 0 {
+        return Err("a timestamp is 0".to_owned());
+    }
+    if end <= begin {
+        return Err(format!("timestamps go from {begin} to {end}"));
+    }
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "nanoseconds of a run are far below 2^53"
+    )]
+    let gpu = Duration::try_from_secs_f64((end - begin) as f64 * nanoseconds / 1e9)
+        .unwrap_or(Duration::MAX);
+    if gpu > wall || (wall > LONG && gpu < wall / 4) {
+        return Err(format!(
+            "timestamps claim {gpu:?} of a submission of {wall:?}"
+        ));
+    }
+    Ok(gpu)
 }
 
 /// What submitting costs is far below this, so most of a longer submission is its pass.

@@ -12,6 +12,6 @@ mod clock;
 mod plain;
 mod workload;
 
-pub use clock::{Candidate, Clock, Sample, median};
+pub use clock::{Candidate, Clock, Sample, believed, median};
 pub use plain::{Plain, float_table, floors};
 pub use workload::{Case, Layout, Workload};

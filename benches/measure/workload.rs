@@ -8,6 +8,7 @@ use wgpu_rope::{
     reference,
 };
 
+use super::clock::Candidate;
 use super::plain::{Plain, floors};
 
 /// The order of a tensor's dimensions.
@@ -211,6 +212,36 @@ impl<'a> Case<'a> {
     /// Q and K of all layers.
     pub fn buffers(&self) -> &[wgpu::Buffer; 2] {
         &self.buffers
+    }
+
+    pub fn table(&self) -> &CosSinTable {
+        &self.table
+    }
+
+    /// Copies of as many bytes of each layer as its rotation changes, to buffers that are as large.
+    pub fn copy(&self) -> Candidate<'static> {
+        let bytes = self.workload.rotated_bytes().map(|bytes| bytes / 4 * 4);
+        let pairs = [0, 1].map(|side| {
+            let from = self.buffers[side].clone();
+            let to = self
+                .context
+                .device()
+                .create_buffer(&wgpu::BufferDescriptor {
+                    label: Some("measure copy"),
+                    size: from.size(),
+                    usage: wgpu::BufferUsages::COPY_DST,
+                    mapped_at_creation: false,
+                });
+            (from, to)
+        });
+        let (strides, layers) = (self.strides, self.rotations.len() as u64);
+        Candidate::copies("copy", move |encoder, n| {
+            for side in [0, 1] {
+                let (from, to) = &pairs[side];
+                let at = u64::from(n) % layers * strides[side];
+                encoder.copy_buffer_to_buffer(from, at, to, at, bytes[side]);
+            }
+        })
     }
 
     /// Rotates the first layer once. True where all bits are the CPU's, those between and behind the heads too.

@@ -42,7 +42,7 @@ pub(crate) struct Args {
     /// Channels that are rotated, the first of each head [all].
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = positive())]
     pub(crate) rotary_dim: Vec<u32>,
-    /// Order of the dimensions: batch, sequence, heads, head_dim.
+    /// Order of the dimensions: batch, sequence, heads, channels.
     #[arg(
         long,
         value_name = "LIST",

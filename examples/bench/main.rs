@@ -86,7 +86,7 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
                         eprintln!(
                             "{}, {}, {}: {error}",
                             info.name, info.backend, workload.name
-                        )
+                        );
                     });
                 }
             }
@@ -108,9 +108,13 @@ fn chosen<'a>(
 ) -> Result<Vec<&'a wgpu::Adapter>, String> {
     let is_named = |n: usize, name: &str| {
         args.adapter.is_empty()
-            || args.adapter.iter().any(|wanted| {
-                wanted.parse() == Ok(n) || name.to_lowercase().contains(&wanted.to_lowercase())
-            })
+            || args
+                .adapter
+                .iter()
+                .any(|wanted| match wanted.parse::<usize>() {
+                    Ok(number) => number == n,
+                    Err(_) => name.to_lowercase().contains(&wanted.to_lowercase()),
+                })
     };
     let is_of =
         |backend| args.backend.is_empty() || args.backend.iter().any(|wanted| wanted.is(backend));

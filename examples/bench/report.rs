@@ -15,6 +15,7 @@ pub(crate) struct Row {
     pub(crate) adapter: String,
     pub(crate) backend: String,
     pub(crate) driver: String,
+    pub(crate) is_cpu: bool,
     pub(crate) workload: Workload,
     /// Entry point, heads per thread of Q and K, threads of a workgroup, for each dispatch of a rotation.
     pub(crate) kernel: Vec<Kernel>,
@@ -78,6 +79,7 @@ impl Row {
             driver: format!("{} {}", info.driver, info.driver_info)
                 .trim()
                 .to_owned(),
+            is_cpu: info.device_type == wgpu::DeviceType::Cpu,
             workload: case.workload.clone(),
             kernel,
             dispatches,
@@ -153,6 +155,7 @@ impl Row {
             "adapter": self.adapter,
             "backend": self.backend,
             "driver": self.driver,
+            "device_type": if self.is_cpu { "cpu" } else { "gpu" },
             "wgpu": WGPU,
             "workload": workload.name,
             "batch": workload.batch,
@@ -294,13 +297,23 @@ fn markdown(rows: &[Row]) -> String {
             if row.bit_equal { "yes" } else { "NO" }.to_owned(),
         ]);
     }
+    let mut notes = Vec::new();
     for row in rows {
-        if let Some(reason) = &row.rejected {
-            text += &format!(
-                "\n{}, {}, {}: no GPU time, {reason}.\n",
-                row.adapter, row.backend, row.workload.name
-            );
+        let adapter = format!("{}, {}", row.adapter, row.backend);
+        if row.is_cpu {
+            let note = "a driver that runs on the CPU: of its figures only ratios mean anything";
+            notes.push(format!("{adapter}: {note}."));
         }
+        if let Some(reason) = &row.rejected {
+            notes.push(format!(
+                "{adapter}, {}: no GPU time, {reason}.",
+                row.workload.name
+            ));
+        }
+    }
+    notes.dedup();
+    for note in notes {
+        text += &format!("\n{note}\n");
     }
     text
 }
@@ -312,6 +325,7 @@ fn csv(rows: &[Row]) -> Result<String, Box<dyn Error>> {
         "adapter",
         "backend",
         "driver",
+        "device_type",
         "wgpu",
         "workload",
         "batch",
