@@ -96,9 +96,9 @@ pub use frequencies::{Direction, Frequencies, Pair};
 pub use half;
 pub use layout::{Element, ElementType, HeadLayout};
 pub use plan::{
-    Angles, CacheLayout, Limits, MAX_HEADS_PER_INVOCATION, Placement, PlannedBinding,
-    PlannedDispatch, PositionSource, ROTATE_WGSL, Resource, RopePlan, RotateSpec, Rows, TABLE_WGSL,
-    TablePlan, TableSpec,
+    Angles, CacheLayout, Limits, MAX_HEADS_AT_ONCE, MAX_HEADS_PER_INVOCATION, Placement,
+    PlannedBinding, PlannedDispatch, PositionSource, ROTATE_WGSL, Resource, RopePlan, RotateSpec,
+    Rows, TABLE_WGSL, TablePlan, TableSpec,
 };
 pub use positions::{AxisOrder, RowPositions};
 #[cfg(feature = "wgpu")]

@@ -8,7 +8,7 @@ mod table;
 use std::ops::Range;
 
 pub use rotate::{Placement, RopePlan};
-pub use spec::{MAX_HEADS_PER_INVOCATION, RotateSpec, Rows};
+pub use spec::{MAX_HEADS_AT_ONCE, MAX_HEADS_PER_INVOCATION, RotateSpec, Rows};
 pub(crate) use table::Content;
 pub use table::{Angles, CacheLayout, PositionSource, TablePlan, TableSpec};
 

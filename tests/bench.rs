@@ -139,6 +139,8 @@ fn what_is_set_is_what_runs() {
         "half-split,interleaved,interleaved-to-half-split",
         "--heads-per-thread",
         "1,2,4,8",
+        "--heads-at-once",
+        "2",
         "--workgroup",
         "32,64",
         "--rounds",
@@ -158,6 +160,8 @@ fn what_is_set_is_what_runs() {
             kernel["heads_per_thread"],
             serde_json::json!([heads, heads.min(4)])
         );
+        let at_once = if moves { heads } else { heads.min(2) };
+        assert_eq!(kernel["heads_at_once"][0], at_once);
         assert_eq!(kernel["workgroup"], [32, 64][n % 2]);
         let path = if moves { "moves_two" } else { "quads_two" };
         assert_eq!(kernel["entry_point"], path);

@@ -238,6 +238,10 @@ fn rotations_are_refused_by_name() {
         "heads per invocation: must be from 1 to 8, got 9"
     );
     assert_eq!(
+        text(spec(layout).with_heads_at_once(5)),
+        "heads at once: must be from 1 to 4, got 5"
+    );
+    assert_eq!(
         text(spec(layout).with_workgroup(0)),
         "workgroup: must be at least 1, got 0"
     );

@@ -35,8 +35,9 @@ pub struct Workload {
     pub layout: Layout,
     pub element: ElementType,
     pub pairing: Pairing,
-    /// Chosen by the crate where it is none, and so is the next.
+    /// Chosen by the crate where it is none, and so are the next.
     pub heads_per_thread: Option<u32>,
+    pub heads_at_once: Option<u32>,
     pub workgroup: Option<u32>,
 }
 
@@ -55,6 +56,7 @@ impl Workload {
             element: ElementType::F32,
             pairing: Pairing::HalfSplit,
             heads_per_thread: None,
+            heads_at_once: None,
             workgroup: None,
         }
     }
@@ -86,6 +88,9 @@ impl Workload {
         }
         if let Some(heads) = self.heads_per_thread {
             spec = spec.with_heads_per_invocation(heads);
+        }
+        if let Some(heads) = self.heads_at_once {
+            spec = spec.with_heads_at_once(heads);
         }
         if let Some(workgroup) = self.workgroup {
             spec = spec.with_workgroup(workgroup);

@@ -69,6 +69,9 @@ pub(crate) struct Args {
     /// Heads that a thread rotates with one load of cos and sin, 1 to 8 [chosen by shape and kind of device].
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = RangedU64ValueParser::<u32>::new().range(1..=8))]
     pub(crate) heads_per_thread: Vec<u32>,
+    /// Heads that it loads before it stores the first of them, 1 to 4 [1 on a CPU, 4 on a GPU].
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = RangedU64ValueParser::<u32>::new().range(1..=4))]
+    pub(crate) heads_at_once: Vec<u32>,
     /// Threads of a workgroup [chosen by shape and kind of device].
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = positive())]
     pub(crate) workgroup: Vec<u32>,
@@ -182,6 +185,9 @@ impl Args {
         });
         all = each(all, &chosen(&self.heads_per_thread), |workload, heads| {
             workload.heads_per_thread = heads;
+        });
+        all = each(all, &chosen(&self.heads_at_once), |workload, heads| {
+            workload.heads_at_once = heads;
         });
         each(all, &chosen(&self.workgroup), |workload, invocations| {
             workload.workgroup = invocations;

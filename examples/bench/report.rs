@@ -34,6 +34,7 @@ pub(crate) struct Row {
 pub(crate) struct Kernel {
     pub(crate) entry_point: &'static str,
     pub(crate) heads_per_thread: [u32; 2],
+    pub(crate) heads_at_once: [u32; 2],
     pub(crate) workgroup: u32,
 }
 
@@ -54,6 +55,7 @@ impl Row {
                 Kernel {
                     entry_point: planned.entry_point,
                     heads_per_thread: [constant("QUERY_HEADS"), constant("KEY_HEADS")],
+                    heads_at_once: [constant("QUERY_AT_ONCE"), constant("KEY_AT_ONCE")],
                     workgroup: constant("WORKGROUP"),
                 }
             })
@@ -147,6 +149,7 @@ impl Row {
                 json!({
                     "entry_point": kernel.entry_point,
                     "heads_per_thread": kernel.heads_per_thread,
+                    "heads_at_once": kernel.heads_at_once,
                     "workgroup": kernel.workgroup,
                 })
             })

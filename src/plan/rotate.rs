@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::spec::{MAX_HEADS_PER_INVOCATION, RotateSpec, Side};
+use super::spec::{MAX_HEADS_AT_ONCE, MAX_HEADS_PER_INVOCATION, RotateSpec, Side};
 use super::{Limits, PlannedBinding, PlannedDispatch, Resource, check_dispatches};
 use crate::config::Pairing;
 use crate::error::{Result, RopeError};
@@ -54,9 +54,6 @@ impl Path {
         }
     }
 }
-
-/// Heads that an invocation loads before it stores the first of them, at most.
-const MAX_HEADS_AT_ONCE: u32 = 4;
 
 /// Invocations that a CPU driver runs as one, with 256-bit vectors.
 const VECTOR: u32 = 8;
@@ -371,16 +368,16 @@ impl RopePlan {
         let tokens = u64::from(count(&window.tokens)) * u64::from(count(&window.batch));
         let per = self.heads_per_invocation(path, lanes, tokens, heads);
         // A GPU waits for memory, a CPU for registers.
-        let at_once = per.map(|h| {
-            divisor(
-                h,
-                if self.limits.cpu {
-                    1
-                } else {
-                    MAX_HEADS_AT_ONCE
-                },
-            )
-        });
+        let preset = if self.limits.cpu {
+            1
+        } else {
+            MAX_HEADS_AT_ONCE
+        };
+        let at_once = match path {
+            Path::Quads => per.map(|h| divisor(h, spec.heads_at_once.unwrap_or(preset))),
+            Path::Moves => per,
+            Path::Words | Path::Windows => [1; 2],
+        };
         let groups = [heads[0] / per[0], heads[1] / per[1]];
         let (across, workgroup) = groups[0]
             .checked_add(groups[1])

@@ -8,6 +8,9 @@ use crate::layout::{ElementType, HeadLayout};
 /// Most heads that one invocation rotates with the same cos and sin.
 pub const MAX_HEADS_PER_INVOCATION: u32 = 8;
 
+/// Most heads that one invocation loads before it stores the first of them.
+pub const MAX_HEADS_AT_ONCE: u32 = 4;
+
 /// Which row of the table a token reads: `batch * batch stride + token * token stride`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
@@ -55,6 +58,7 @@ pub struct RotateSpec {
     pub(super) rows: Rows,
     pub(super) idle: Idle,
     pub(super) heads_per_invocation: Option<u32>,
+    pub(super) heads_at_once: Option<u32>,
     pub(super) workgroup: Option<u32>,
 }
 
@@ -100,6 +104,7 @@ impl RotateSpec {
                 within: false,
             },
             heads_per_invocation: None,
+            heads_at_once: None,
             workgroup: None,
         }
     }
@@ -162,7 +167,19 @@ impl RotateSpec {
         }
     }
 
-    /// Invocations of a workgroup (1 up to the device's limit). Chosen from the shape where it is not given.
+    /// At most so many (1 to 4) of an invocation's heads are loaded before the first of them is stored; the largest divisor up to it
+    /// is taken. Where it is not given, 4 on a GPU, which then waits for memory once, and 1 on a CPU, which has few registers. It counts
+    /// where an invocation takes 16 bytes at a time; where pairs move, all are loaded first.
+    #[must_use]
+    pub fn with_heads_at_once(self, heads: u32) -> Self {
+        Self {
+            heads_at_once: Some(heads),
+            ..self
+        }
+    }
+
+    /// Invocations of a workgroup (1 up to the device's limit). Chosen from the shape where it is not given. Where pairs move it is rounded
+    /// to whole heads.
     #[must_use]
     pub fn with_workgroup(self, invocations: u32) -> Self {
         Self {
@@ -244,16 +261,21 @@ impl RotateSpec {
                 "batch times tokens must fit u32",
             ));
         }
-        let range = 1..=MAX_HEADS_PER_INVOCATION;
-        if let Some(heads) = self
-            .heads_per_invocation
-            .filter(|heads| !range.contains(heads))
-        {
-            return Err(RopeError::layout(
+        for (name, heads, most) in [
+            (
                 "heads per invocation",
-                format!("must be from 1 to {MAX_HEADS_PER_INVOCATION}"),
-                heads,
-            ));
+                self.heads_per_invocation,
+                MAX_HEADS_PER_INVOCATION,
+            ),
+            ("heads at once", self.heads_at_once, MAX_HEADS_AT_ONCE),
+        ] {
+            if let Some(heads) = heads.filter(|heads| !(1..=most).contains(heads)) {
+                return Err(RopeError::layout(
+                    name,
+                    format!("must be from 1 to {most}"),
+                    heads,
+                ));
+            }
         }
         if self.idle.rotated > self.config.rotary_dim() / 2 {
             return Err(RopeError::config(
