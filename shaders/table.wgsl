@@ -66,7 +66,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-/// Two for each pair: its rate; and its sign, axis and f32 frequency.
+/// Two for each pair: its rate, the sign in the last bit; and its axis and f32 frequency.
 @group(0) @binding(1) var<storage, read> pairs: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read_write> table: array<vec2<u32>>;
 @group(0) @binding(2) var<storage, read_write> counting_table: array<atomic<u32>>;
@@ -97,6 +97,11 @@ fn listed(row: u32, axis: u32) -> i32 {
 }
 
 fn axis_of(pair: u32) -> u32 {
+    return pairs[2u * pair + 1u].x;
+}
+
+/// The bits of the frequency rounded to f32.
+fn f32_frequency(pair: u32) -> u32 {
     return pairs[2u * pair + 1u].y;
 }
 
@@ -109,14 +114,12 @@ fn entry_of(angle: Angle) -> vec2<u32> {
 }
 
 fn fill(at: vec2<u32>, position: i32) {
-    let rate = pairs[2u * at.x];
-    let pair = pairs[2u * at.x + 1u];
     let index = at.y * params.row_stride + at.x;
     if (F32_ANGLES) {
         // Integers stay far below 2^48.
-        table[index] = entry_of(f32_angle(f32_bits(position), pair.z));
+        table[index] = entry_of(f32_angle(f32_bits(position), f32_frequency(at.x)));
     } else {
-        table[index] = cos_sin(position, rate, pair.x, params.factor);
+        table[index] = cos_sin(position, pairs[2u * at.x], params.factor);
     }
 }
 
@@ -162,8 +165,7 @@ fn fill_coordinates(
     if (!is_inside(at)) {
         return;
     }
-    let pair = pairs[2u * at.x + 1u];
-    let angle = f32_angle(bitcast<u32>(listed(at.y, pair.y)), pair.z);
+    let angle = f32_angle(bitcast<u32>(listed(at.y, axis_of(at.x))), f32_frequency(at.x));
     if (angle.valid) {
         put(at, entry_of(angle));
     } else {

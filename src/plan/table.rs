@@ -8,7 +8,7 @@ use crate::error::{Result, RopeError};
 use crate::frequencies::{Direction, Frequencies};
 use crate::layout::ElementType;
 use crate::positions::AxisOrder;
-use crate::turns::{MAX_F32_EXPONENT, MIN_F32_EXPONENT, TableFactor, TurnRate, f32_weight};
+use crate::turns::{self, MAX_F32_EXPONENT, MIN_F32_EXPONENT, TableFactor, f32_weight};
 
 /// How angles are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -256,8 +256,8 @@ impl TablePlan {
         self.spec.direction
     }
 
-    /// The words of the frequencies' buffer (binding 1). For each pair: four words of its rate in turns, least significant
-    /// first; its sign in the top bit of the fifth; its axis; the bits of its f32 frequency; one word of padding. For f32 angles four
+    /// The words of the frequencies' buffer (binding 1). For each pair: the four words of its rate
+    /// ([`TurnRate::words`](crate::turns::TurnRate::words)); its axis; the bits of its f32 frequency; two words of padding. For f32 angles four
     /// words of each power of two from 2^-123 to 2^24 radians in turns follow. Empty for a cache.
     #[must_use]
     pub fn pairs(&self) -> &[u32] {
@@ -475,18 +475,12 @@ fn pair_words(frequencies: &Frequencies, angles: Angles, direction: Direction) -
         .zip(frequencies.f32_rates(direction))
         .flat_map(|((pair, rate), nearest)| {
             let [a, b, c, d] = rate.words();
-            let sign = u32::from(rate.negative) << 31;
-            [a, b, c, d, sign, pair.axis, nearest.to_bits(), 0]
+            [a, b, c, d, pair.axis, nearest.to_bits(), 0, 0]
         })
         .collect();
     if angles == Angles::F32 {
-        words.extend((MIN_F32_EXPONENT..=MAX_F32_EXPONENT).flat_map(|exponent| {
-            TurnRate {
-                magnitude: f32_weight(exponent),
-                negative: false,
-            }
-            .words()
-        }));
+        let exponents = MIN_F32_EXPONENT..=MAX_F32_EXPONENT;
+        words.extend(exponents.flat_map(|exponent| turns::words(f32_weight(exponent))));
     }
     Ok(words)
 }
