@@ -2,8 +2,9 @@
 //!
 //! `cargo run --release -p peers -- [--rounds N] [--tokens N]`
 //!
-//! burn makes the device that all share, since only then it has all that it asks for; `CUBECL_WGPU_DEFAULT_DEVICE` (such as
-//! `DiscreteGpu(0)`) chooses the adapter, and among several of a kind on Vulkan the loader's `VK_DRIVER_FILES`. `--features burn-defaults` gives burn the fusion and autotune that it has by default.
+//! burn makes the device that all share, since only then it has all that it asks for. `CUBECL_WGPU_DEFAULT_DEVICE` (such as
+//! `DiscreteGpu(0)`) chooses the adapter, among several drivers of Vulkan its loader's `VK_DRIVER_FILES`.
+//! `--features burn-defaults` gives burn the fusion and autotune that it has by default.
 
 mod burn;
 mod candle;

@@ -1,4 +1,4 @@
-//! Float kernels as other WGSL projects have them: see naive.wgsl and naive_table.wgsl.
+//! Float kernels as other WGSL projects have them: see `naive.wgsl` and `naive_table.wgsl`.
 
 use wgpu_rope::Pairing;
 
