@@ -54,7 +54,7 @@ fn test() -> Result<(), Failure> {
     cargo(
         &[
             &["clippy", "--workspace", "--exclude", "peers"],
-            &["--all-targets", "--all-features"],
+            &["--all-targets", "--all-features"][..],
             &deny[..],
         ]
         .concat(),
