@@ -21,9 +21,9 @@
 //   WRITES_INTERLEAVED  the same of where it is written; the same as INTERLEAVED but for moves_* and windows_*
 //   BLOCK        lanes of a block of the rotary window; LANES where it is one block (not windows_*)
 //   WINDOW, STAGED  channels of the rotary window, and words that may hold them (windows_* only)
-//   QUERY_HEADS, KEY_HEADS  heads that an invocation rotates with one load of cos and sin, 1 to 8 (moves_*: 4), divisors of
-//                the counts
+//   QUERY_HEADS, KEY_HEADS  heads that an invocation rotates with one load of cos and sin, 1 to 8 (moves_*: 4)
 //   QUERY_AT_ONCE, KEY_AT_ONCE  heads that it loads before it stores the first of them, 1 to 4, divisors of those (quads_* only)
+//                Where they are more than 1, and for moves_*, heads that an invocation rotates divide those of the tensor.
 //
 // Entry points: what an invocation owns of each of its heads, and from how many bindings
 //   quads_one, quads_two      twice 16 bytes: 4 pairs of f32, 8 of 16-bit types
@@ -80,8 +80,9 @@ struct Params {
     zero: u32,
     tokens: u32,
     batch: u32,
-    unused_0: u32,
-    unused_1: u32,
+    /// Heads of each tensor.
+    query_heads: u32,
+    key_heads: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -382,6 +383,15 @@ fn store_key_heads(first: u32, stride: u32, lane: u32, count: u32, heads: Heads)
     if (count > 3u) { store_key(first + 3u * stride, lane, heads.h3); }
 }
 
+/// One past the last head of a group: the last group may have fewer.
+fn end_of_query(at: Place) -> u32 {
+    return min(QUERY_HEADS, params.query_heads - at.group * QUERY_HEADS);
+}
+
+fn end_of_key(at: Place) -> u32 {
+    return min(KEY_HEADS, params.key_heads - (at.group - params.query_groups) * KEY_HEADS);
+}
+
 /// The window of the n-th head of an invocation's group, of the query and of the key.
 fn query_slice(at: Place, n: u32) -> u32 {
     return slice_of(params.query, at, at.group * QUERY_HEADS + n);
@@ -405,13 +415,13 @@ fn quads_two(
     }
     let turn = turn_of_quads(row_of(at), at.lane);
     let is_query = at.group < params.query_groups;
-    for (var h = select(QUERY_HEADS, 0u, is_query); h < QUERY_HEADS; h += QUERY_AT_ONCE) {
+    for (var h = select(QUERY_HEADS, 0u, is_query); h < end_of_query(at); h += QUERY_AT_ONCE) {
         let slice = query_slice(at, h);
         let stride = params.query.head_stride;
         let heads = load_query_heads(slice, stride, at.lane, QUERY_AT_ONCE);
         store_query_heads(slice, stride, at.lane, QUERY_AT_ONCE, turned_heads(heads, QUERY_AT_ONCE, turn));
     }
-    for (var h = select(0u, KEY_HEADS, is_query); h < KEY_HEADS; h += KEY_AT_ONCE) {
+    for (var h = select(0u, KEY_HEADS, is_query); h < end_of_key(at); h += KEY_AT_ONCE) {
         let slice = key_slice(at, h);
         let stride = params.key.head_stride;
         let heads = load_key_heads(slice, stride, at.lane, KEY_AT_ONCE);
@@ -430,13 +440,13 @@ fn quads_one(
     }
     let turn = turn_of_quads(row_of(at), at.lane);
     let is_query = at.group < params.query_groups;
-    for (var h = select(QUERY_HEADS, 0u, is_query); h < QUERY_HEADS; h += QUERY_AT_ONCE) {
+    for (var h = select(QUERY_HEADS, 0u, is_query); h < end_of_query(at); h += QUERY_AT_ONCE) {
         let slice = query_slice(at, h);
         let stride = params.query.head_stride;
         let heads = load_query_heads(slice, stride, at.lane, QUERY_AT_ONCE);
         store_query_heads(slice, stride, at.lane, QUERY_AT_ONCE, turned_heads(heads, QUERY_AT_ONCE, turn));
     }
-    for (var h = select(0u, KEY_HEADS, is_query); h < KEY_HEADS; h += KEY_AT_ONCE) {
+    for (var h = select(0u, KEY_HEADS, is_query); h < end_of_key(at); h += KEY_AT_ONCE) {
         let slice = key_slice(at, h);
         let stride = params.key.head_stride;
         let heads = load_query_heads(slice, stride, at.lane, KEY_AT_ONCE);
@@ -544,10 +554,10 @@ fn words_two(
     }
     let turn = turn_of_words(row_of(at), at.lane);
     let is_query = at.group < params.query_groups;
-    for (var h = select(QUERY_HEADS, 0u, is_query); h < QUERY_HEADS; h += 1u) {
+    for (var h = select(QUERY_HEADS, 0u, is_query); h < end_of_query(at); h += 1u) {
         rotate_query_word(query_slice(at, h), at.lane, turn);
     }
-    for (var h = select(0u, KEY_HEADS, is_query); h < KEY_HEADS; h += 1u) {
+    for (var h = select(0u, KEY_HEADS, is_query); h < end_of_key(at); h += 1u) {
         rotate_key_word(key_slice(at, h), at.lane, turn);
     }
 }
@@ -563,10 +573,10 @@ fn words_one(
     }
     let turn = turn_of_words(row_of(at), at.lane);
     let is_query = at.group < params.query_groups;
-    for (var h = select(QUERY_HEADS, 0u, is_query); h < QUERY_HEADS; h += 1u) {
+    for (var h = select(QUERY_HEADS, 0u, is_query); h < end_of_query(at); h += 1u) {
         rotate_query_word(query_slice(at, h), at.lane, turn);
     }
-    for (var h = select(0u, KEY_HEADS, is_query); h < KEY_HEADS; h += 1u) {
+    for (var h = select(0u, KEY_HEADS, is_query); h < end_of_key(at); h += 1u) {
         rotate_query_word(key_slice(at, h), at.lane, turn);
     }
 }

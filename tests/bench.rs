@@ -170,6 +170,43 @@ fn what_is_set_is_what_runs() {
 }
 
 #[test]
+fn heads_that_are_left_over_are_rotated_too() {
+    let rows = rows(&[
+        "--tokens",
+        "3",
+        "--heads",
+        "7,11",
+        "--kv-heads",
+        "5",
+        "--head-dim",
+        "40,36",
+        "--type",
+        "f32,f16",
+        "--pairing",
+        "half-split,interleaved-to-half-split",
+        "--heads-per-thread",
+        "2,3,8",
+        "--heads-at-once",
+        "1,3",
+        "--rounds",
+        "1",
+        "--dispatches",
+        "1",
+        "--output",
+        "json",
+    ]);
+    assert_eq!(rows.len(), adapters() * 2 * 2 * 2 * 2 * 3 * 2);
+    let mut uneven = 0;
+    for row in &rows {
+        assert_eq!(row["bit_equal"], true, "{row}");
+        let heads = row["heads"].as_u64().unwrap();
+        let per = row["kernel"][0]["heads_per_thread"][0].as_u64().unwrap();
+        uneven += usize::from(!heads.is_multiple_of(per));
+    }
+    assert!(uneven > 0);
+}
+
+#[test]
 fn tables_and_plots_have_a_line_for_each_row() {
     let folder = std::env::temp_dir().join(format!("wgpu-rope-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();

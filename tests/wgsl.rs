@@ -192,7 +192,7 @@ fn check(
 fn rotations_are_planned_as_the_shader_is_written() {
     let seen = check(ROTATE_WGSL, 3, &dispatches());
     eprintln!("{seen:?}");
-    assert_eq!(seen.len(), 6);
+    assert_eq!(seen.len(), 8);
 }
 
 fn words(given: &[(&str, u32)]) -> BTreeMap<String, u32> {
@@ -249,8 +249,8 @@ fn uniform_words_stand_where_the_shader_reads_them() {
             ("zero", 0),
             ("tokens", 9),
             ("batch", 3),
-            ("unused_0", 0),
-            ("unused_1", 0),
+            ("query_heads", 6),
+            ("key_heads", 4),
         ])
     );
 

@@ -304,46 +304,63 @@ impl RopePlan {
                 .is_some_and(|(across, _)| across <= most)
     }
 
-    /// Heads per invocation for each tensor, divisors of their counts.
+    /// Of each tensor, heads per invocation and how many of them are loaded at once.
     fn heads_per_invocation(
         &self,
         path: Path,
         lanes: u32,
         tokens: u64,
         heads: [u32; 2],
-    ) -> [u32; 2] {
+    ) -> [[u32; 2]; 2] {
+        let (cpu, given) = (self.limits.cpu, self.spec.heads_per_invocation);
         let most = match path {
             Path::Windows => 1,
             // They wait in registers while the others load.
             Path::Moves => MAX_HEADS_AT_ONCE,
             Path::Words | Path::Quads => MAX_HEADS_PER_INVOCATION,
         };
-        if let Some(given) = self.spec.heads_per_invocation {
-            return heads.map(|h| divisor(h, given.min(most)));
-        }
-        if self.limits.cpu {
-            // As many as leave no part of a vector idle.
-            let fills = |h: u32, per: u32| {
-                h.is_multiple_of(per)
-                    && (u64::from(h / per) * u64::from(lanes)).is_multiple_of(VECTOR.into())
-            };
-            return heads.map(|h| {
-                let full = (1..=most).rev().find(|&per| fills(h, per));
-                full.unwrap_or_else(|| divisor(h, most))
-            });
-        }
+        let at_once = match path {
+            Path::Moves => most,
+            // A GPU waits for memory, a CPU for registers.
+            Path::Quads => {
+                (self.spec.heads_at_once).unwrap_or(if cpu { 1 } else { MAX_HEADS_AT_ONCE })
+            }
+            Path::Words | Path::Windows => 1,
+        };
+        // Several at once are never fewer.
+        let allowed = |h: u32, target: u32| match at_once {
+            1 => target.min(most).min(h),
+            _ => divisor(h, target.min(most)),
+        };
         let invocations = |target: u32| {
             heads.iter().fold(0_u64, |sum, &h| {
-                let groups = u64::from(h / divisor(h, target)) * u64::from(lanes);
+                let groups = u64::from(h.div_ceil(allowed(h, target).max(1))) * u64::from(lanes);
                 sum.saturating_add(groups.saturating_mul(tokens))
             })
         };
-        // A GPU needs its tens of thousands of invocations more than it needs shared loads.
-        let target = [4, 2]
-            .into_iter()
-            .find(|&target| invocations(target) >= 32_768)
-            .unwrap_or(1);
-        heads.map(|h| divisor(h, target.min(most)))
+        // Steps of a CPU's vectors: loading cos and sin takes about as long as a head, and an idle lane as long as another.
+        let steps = |h: u32, per: u32| {
+            let invocations = u64::from(h.div_ceil(per)) * u64::from(lanes);
+            invocations.div_ceil(VECTOR.into()) * u64::from(per + 1)
+        };
+        heads.map(|h| {
+            let per = match given {
+                Some(given) => allowed(h, given),
+                None if cpu => (1..=most)
+                    .rev()
+                    .filter(|&per| allowed(h, per) == per)
+                    .min_by_key(|&per| steps(h, per))
+                    .unwrap_or(1),
+                // A GPU needs its tens of thousands of invocations more than it needs shared loads.
+                None => [4, 2]
+                    .into_iter()
+                    .find(|&target| invocations(target) >= 32_768)
+                    .map_or(1, |target| allowed(h, target)),
+            };
+            // No heads, no groups, whatever the constants.
+            let per = per.max(1);
+            [per, divisor(per, at_once)]
+        })
     }
 
     /// One dispatch over a window of one tensor, or over all of two.
@@ -366,19 +383,9 @@ impl RopePlan {
             key.map_or(0, |(_, window, _)| count(&window.heads)),
         ];
         let tokens = u64::from(count(&window.tokens)) * u64::from(count(&window.batch));
-        let per = self.heads_per_invocation(path, lanes, tokens, heads);
-        // A GPU waits for memory, a CPU for registers.
-        let preset = if self.limits.cpu {
-            1
-        } else {
-            MAX_HEADS_AT_ONCE
-        };
-        let at_once = match path {
-            Path::Quads => per.map(|h| divisor(h, spec.heads_at_once.unwrap_or(preset))),
-            Path::Moves => per,
-            Path::Words | Path::Windows => [1; 2],
-        };
-        let groups = [heads[0] / per[0], heads[1] / per[1]];
+        let [[query_per, query_at_once], [key_per, key_at_once]] =
+            self.heads_per_invocation(path, lanes, tokens, heads);
+        let groups = [heads[0].div_ceil(query_per), heads[1].div_ceil(key_per)];
         let (across, workgroup) = groups[0]
             .checked_add(groups[1])
             .and_then(|groups| self.across(path, element, groups))
@@ -422,7 +429,8 @@ impl RopePlan {
             },
         ]);
         uniform.extend([distance, groups[0], groups[1], 0]);
-        uniform.extend([count(&window.tokens), count(&window.batch), 0, 0]);
+        uniform.extend([count(&window.tokens), count(&window.batch)]);
+        uniform.extend(heads);
 
         // Constants that a path does not read are the same for all plans, so that pipelines are shared.
         let blocked = match pairing {
@@ -474,10 +482,10 @@ impl RopePlan {
                     .into(),
                 ),
                 ("STAGED", staged.into()),
-                ("QUERY_HEADS", per[0].into()),
-                ("KEY_HEADS", per[1].into()),
-                ("QUERY_AT_ONCE", at_once[0].into()),
-                ("KEY_AT_ONCE", at_once[1].into()),
+                ("QUERY_HEADS", query_per.into()),
+                ("KEY_HEADS", key_per.into()),
+                ("QUERY_AT_ONCE", query_at_once.into()),
+                ("KEY_AT_ONCE", key_at_once.into()),
             ],
             uniform,
             bindings,

@@ -157,8 +157,8 @@ impl RotateSpec {
         }
     }
 
-    /// At most this many heads (1 to 8) for one load of cos and sin; the largest divisor of the head count up to it is
-    /// taken. Chosen from the shape and the kind of device where it is not given.
+    /// So many heads (1 to 8) for one load of cos and sin; fewer where the tensor has no more, and where several are loaded at once the
+    /// largest divisor of the head count. Chosen from the shape and the kind of device where it is not given.
     #[must_use]
     pub fn with_heads_per_invocation(self, heads: u32) -> Self {
         Self {
