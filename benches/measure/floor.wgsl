@@ -1,12 +1,13 @@
 // floor.wgsl: the cheapest thing that can be done to tensors in place, x = x * c, to measure other kernels against.
 //
 // Bindings (group 0): 0 first and 1 second tensor, storage, read_write, as 16-byte words of f32.
-// Override constants: WORKGROUP invocations along x; PER words an invocation takes, WORKGROUP words apart; WINDOW words of every
-// STRIDE that are passed over.
+// Override constants: WORKGROUP invocations along x; PER words an invocation takes, WORKGROUP words apart, and AT_ONCE how many
+// of them it loads before it stores them, 1 or 4; WINDOW words of every STRIDE that are passed over.
 // Grid: x = workgroups over the first tensor and, behind them, over the second; y folds.
 
 override WORKGROUP: u32 = 64u;
 override PER: u32 = 4u;
+override AT_ONCE: u32 = 4u;
 override WINDOW: u32 = 1u;
 override STRIDE: u32 = 1u;
 
@@ -29,55 +30,49 @@ fn words(length: u32) -> u32 {
 }
 
 fn pass_first(base: u32) {
-    let i0 = at(base);
-    let i1 = at(base + WORKGROUP);
-    let i2 = at(base + 2u * WORKGROUP);
-    let i3 = at(base + 3u * WORKGROUP);
-    let i4 = at(base + 4u * WORKGROUP);
-    let i5 = at(base + 5u * WORKGROUP);
-    let i6 = at(base + 6u * WORKGROUP);
-    let i7 = at(base + 7u * WORKGROUP);
-    let a = first[i0];
-    var b = a;
-    var c = a;
-    var d = a;
-    var e = a;
-    var f = a;
-    var g = a;
-    var h = a;
-    if (PER > 1u) { b = first[i1]; }
-    if (PER > 2u) { c = first[i2]; d = first[i3]; }
-    if (PER > 4u) { e = first[i4]; f = first[i5]; g = first[i6]; h = first[i7]; }
-    first[i0] = a * C;
-    if (PER > 1u) { first[i1] = b * C; }
-    if (PER > 2u) { first[i2] = c * C; first[i3] = d * C; }
-    if (PER > 4u) { first[i4] = e * C; first[i5] = f * C; first[i6] = g * C; first[i7] = h * C; }
+    for (var i = 0u; i < PER; i += AT_ONCE) {
+        let start = base + i * WORKGROUP;
+        let i0 = at(start);
+        let a = first[i0];
+        if (AT_ONCE == 1u) {
+            first[i0] = a * C;
+        }
+        if (AT_ONCE == 4u) {
+            let i1 = at(start + WORKGROUP);
+            let i2 = at(start + 2u * WORKGROUP);
+            let i3 = at(start + 3u * WORKGROUP);
+            let b = first[i1];
+            let c = first[i2];
+            let d = first[i3];
+            first[i0] = a * C;
+            first[i1] = b * C;
+            first[i2] = c * C;
+            first[i3] = d * C;
+        }
+    }
 }
 
 fn pass_second(base: u32) {
-    let i0 = at(base);
-    let i1 = at(base + WORKGROUP);
-    let i2 = at(base + 2u * WORKGROUP);
-    let i3 = at(base + 3u * WORKGROUP);
-    let i4 = at(base + 4u * WORKGROUP);
-    let i5 = at(base + 5u * WORKGROUP);
-    let i6 = at(base + 6u * WORKGROUP);
-    let i7 = at(base + 7u * WORKGROUP);
-    let a = second[i0];
-    var b = a;
-    var c = a;
-    var d = a;
-    var e = a;
-    var f = a;
-    var g = a;
-    var h = a;
-    if (PER > 1u) { b = second[i1]; }
-    if (PER > 2u) { c = second[i2]; d = second[i3]; }
-    if (PER > 4u) { e = second[i4]; f = second[i5]; g = second[i6]; h = second[i7]; }
-    second[i0] = a * C;
-    if (PER > 1u) { second[i1] = b * C; }
-    if (PER > 2u) { second[i2] = c * C; second[i3] = d * C; }
-    if (PER > 4u) { second[i4] = e * C; second[i5] = f * C; second[i6] = g * C; second[i7] = h * C; }
+    for (var i = 0u; i < PER; i += AT_ONCE) {
+        let start = base + i * WORKGROUP;
+        let i0 = at(start);
+        let a = second[i0];
+        if (AT_ONCE == 1u) {
+            second[i0] = a * C;
+        }
+        if (AT_ONCE == 4u) {
+            let i1 = at(start + WORKGROUP);
+            let i2 = at(start + 2u * WORKGROUP);
+            let i3 = at(start + 3u * WORKGROUP);
+            let b = second[i1];
+            let c = second[i2];
+            let d = second[i3];
+            second[i0] = a * C;
+            second[i1] = b * C;
+            second[i2] = c * C;
+            second[i3] = d * C;
+        }
+    }
 }
 
 @compute @workgroup_size(WORKGROUP)

@@ -101,23 +101,28 @@ pub fn floors(
     });
     let sets: Vec<_> = sets.iter().map(|set| set.to_vec()).collect();
     let whole = |wide: u64| u32::try_from(wide).unwrap_or(u32::MAX);
-    [(64, 1), (256, 1), (64, 2), (64, 4), (256, 4), (64, 8)]
+    [(64, 1), (256, 1), (64, 4), (256, 4), (64, 16)]
         .into_iter()
-        .filter(|&(workgroup, per)| {
+        .flat_map(|(workgroup, per)| [1, 4].map(|at_once| (workgroup, per, at_once)))
+        .filter(|&(workgroup, per, at_once)| {
             // Several words an invocation only where that leaves none over: every shape passes over everything.
             let group = u64::from(workgroup * per);
-            per == 1 || (first.is_multiple_of(group) && second.is_multiple_of(group))
+            let is_whole = first.is_multiple_of(group) && second.is_multiple_of(group);
+            at_once <= per && (per == 1 || is_whole)
         })
-        .map(|(workgroup, per): (u32, u32)| {
+        .map(|(workgroup, per, at_once): (u32, u32, u32)| {
             let groups = (first + second).div_ceil(u64::from(workgroup * per));
             let x = groups.min(32_768);
             Plain::new(
                 context,
-                format!("in-place pass, {per} x 16 bytes, {workgroup} invocations"),
+                format!(
+                    "in-place pass, {per} x 16 bytes, {at_once} at once, {workgroup} invocations"
+                ),
                 text,
                 &[
                     ("WORKGROUP", workgroup.into()),
                     ("PER", per.into()),
+                    ("AT_ONCE", at_once.into()),
                     ("WINDOW", whole(window / 16).into()),
                     ("STRIDE", whole(stride / 16).into()),
                 ],

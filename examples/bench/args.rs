@@ -76,9 +76,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = positive())]
     pub(crate) workgroup: Vec<u32>,
 
-    /// Rounds; in each, every candidate is measured once. One more before them is thrown away.
-    #[arg(long, value_name = "N", default_value = "10", value_parser = positive())]
-    pub(crate) rounds: u32,
+    /// Rounds; in each, every candidate is measured once [10, 50 of short submissions]. One more before them is thrown away.
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub(crate) rounds: Option<u32>,
     /// Dispatches of a submission [64 on a GPU, fewer of long ones on a CPU].
     #[arg(long, value_name = "N", value_parser = positive())]
     pub(crate) dispatches: Option<u32>,

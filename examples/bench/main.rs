@@ -30,6 +30,8 @@ use report::Row;
 const GPU_BYTES: u64 = 256 << 20;
 /// Bytes that are rotated in one submission on a CPU: a tenth of a second or so.
 const CPU_BYTES: u64 = 96 << 20;
+/// Bytes that are rotated in a submission so short that its times scatter.
+const SHORT: u64 = 16 << 20;
 /// Dispatches of a submission on a GPU: the layers of a large model.
 const DISPATCHES: u32 = 64;
 
@@ -156,10 +158,13 @@ fn measured(
     let bit_equal = case.verify()?;
     let floors = case.floors();
     let mut candidates = vec![Candidate::new("rotation", |pass, n| case.rotate(pass, n))];
+    candidates.push(Candidate::new("fill", |pass, _| case.refill(pass)));
     candidates.extend(floors.iter().map(Plain::candidate));
     let mut clock = Clock::new(context);
-    let mut samples = clock.rounds(args.rounds, &candidates, dispatches, || bar.tick())?;
-    let rotation = samples.remove(0);
+    let is_short = bytes * u64::from(dispatches) < SHORT;
+    let rounds = args.rounds.unwrap_or(if is_short { 50 } else { 10 });
+    let mut samples = clock.rounds(rounds, &candidates, dispatches, || bar.tick())?;
+    let (rotation, fill) = (samples.remove(0), samples.remove(0));
     let floors = floors
         .iter()
         .map(|floor| floor.name.clone())
@@ -170,6 +175,7 @@ fn measured(
         dispatches,
         bit_equal,
         rotation,
+        fill,
         floors,
         clock.rejected(),
     )

@@ -23,6 +23,10 @@ pub(crate) struct Row {
     pub(crate) dispatches: u32,
     pub(crate) bit_equal: bool,
     pub(crate) samples: Vec<Sample>,
+    /// Of a fill of as many rows as there are tokens.
+    pub(crate) fill: Vec<Sample>,
+    /// The fill to 32 rotations, as medians: what a step's one fill adds to the layers of a common model.
+    pub(crate) fill_share: f64,
     pub(crate) floor: (String, Vec<Sample>),
     pub(crate) floor_ratio: f64,
     /// Why there is no time of the GPU.
@@ -44,6 +48,7 @@ impl Row {
         dispatches: u32,
         bit_equal: bool,
         samples: Vec<Sample>,
+        fill: Vec<Sample>,
         floors: Vec<(String, Vec<Sample>)>,
         rejected: Option<&str>,
     ) -> wgpu_rope::Result<Self> {
@@ -87,7 +92,9 @@ impl Row {
             dispatches,
             bit_equal,
             floor_ratio: time(&samples)?.as_secs_f64() / least.as_secs_f64(),
+            fill_share: time(&fill)?.as_secs_f64() / (32.0 * time(&samples)?.as_secs_f64()),
             samples,
+            fill,
             floor,
             rejected: rejected.map(str::to_owned),
         })
@@ -182,7 +189,9 @@ impl Row {
             "floor_ratio": self.floor_ratio,
             "floor": self.floor.0,
             "bit_equal": self.bit_equal,
+            "fill_to_32_rotations": self.fill_share,
             "samples": samples(&self.samples),
+            "fill_samples": samples(&self.fill),
             "floor_samples": samples(&self.floor.1),
         })
     }
@@ -257,7 +266,7 @@ pub(crate) fn written(output: Output, rows: &[Row]) -> Result<String, Box<dyn Er
     }
 }
 
-const HEADINGS: [&str; 13] = [
+const HEADINGS: [&str; 14] = [
     "adapter",
     "backend",
     "driver",
@@ -270,13 +279,14 @@ const HEADINGS: [&str; 13] = [
     "record us",
     "GB/s",
     "ratio to floor",
+    "fill to 32 rotations",
     "bits = CPU",
 ];
 
 fn markdown(rows: &[Row]) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let mut text = line(&HEADINGS.map(str::to_owned));
-    text += "|---|---|---|---|---|---|---|---:|---:|---:|---:|---:|---|\n";
+    text += "|---|---|---|---|---|---|---|---:|---:|---:|---:|---:|---:|---|\n";
     for row in rows {
         let workload = &row.workload;
         let layout = if workload.layout == Layout::Bhsd {
@@ -297,6 +307,7 @@ fn markdown(rows: &[Row]) -> String {
             format!("{:.2}", row.spread(|sample| sample.record).mean),
             format!("{:.2}", row.gigabytes()),
             format!("{:.2}", row.floor_ratio),
+            format!("{:.3}", row.fill_share),
             if row.bit_equal { "yes" } else { "NO" }.to_owned(),
         ]);
     }
@@ -348,6 +359,7 @@ fn csv(rows: &[Row]) -> Result<String, Box<dyn Error>> {
         "record_us",
         "gbps",
         "floor_ratio",
+        "fill_to_32_rotations",
         "bit_equal",
         "timestamps_rejected",
     ];
