@@ -38,8 +38,11 @@ fn printed(arguments: &[&str]) -> String {
     let output = run(arguments);
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{arguments:?}: {errors}");
-    // The bar is for terminals.
-    assert_eq!(errors, "", "{arguments:?}");
+    // The bar is for terminals. Drivers may have a word to say there.
+    assert!(
+        !errors.contains(['\r', '\u{1b}']),
+        "{arguments:?}: {errors}"
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 

@@ -12,16 +12,16 @@ const STEP: u32 = 26;
 
 pub(crate) fn draw(file: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     let count = u32::try_from(rows.len())?;
-    let area = SVGBackend::new(file, (1000, 110 + STEP * count.max(1))).into_drawing_area();
-    area.fill(&WHITE)?;
+    let whole = SVGBackend::new(file, (1100, 110 + STEP * count.max(1))).into_drawing_area();
+    whole.fill(&WHITE)?;
+    let area = whole.titled(
+        "Time of the rotation to that of the best in-place pass over the same bytes",
+        ("sans-serif", 18),
+    )?;
     let most = rows
         .iter()
         .fold(1.5, |most: f64, row| most.max(row.floor_ratio * 1.15));
     let mut chart = ChartBuilder::on(&area)
-        .caption(
-            "Time of the rotation to that of the best in-place pass over the same bytes",
-            ("sans-serif", 18),
-        )
         .margin(14)
         .x_label_area_size(36)
         .y_label_area_size(0)
@@ -48,7 +48,7 @@ pub(crate) fn draw(file: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
         let bar = [(0.0, top - 0.85), (row.floor_ratio, top - 0.15)];
         chart.draw_series([Rectangle::new(bar, colour)])?;
         let (x, y) = chart.backend_coord(&(row.floor_ratio, top - 0.5));
-        area.draw(&Text::new(
+        whole.draw(&Text::new(
             format!("{:.2}", row.floor_ratio),
             (x + 5, y - 6),
             ("sans-serif", 13),
@@ -62,13 +62,13 @@ pub(crate) fn draw(file: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
             type_name(workload.element),
             pairing_name(workload.pairing)
         );
-        area.draw(&Text::new(label, (14, y - 6), ("sans-serif", 13)))?;
+        whole.draw(&Text::new(label, (14, y - 6), ("sans-serif", 13)))?;
     }
     // The floor.
     chart.draw_series([PathElement::new(
         [(1.0, 0.0), (1.0, f64::from(count.max(1)))],
         BLACK.stroke_width(2),
     )])?;
-    area.present()?;
+    whole.present()?;
     Ok(())
 }
