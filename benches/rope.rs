@@ -92,21 +92,20 @@ fn filled(criterion: &mut Criterion, name: &str, workload: &Workload, layers: u3
     let bytes: u64 = workload.rotated_bytes().iter().sum();
     let mut group = group(criterion, &context, name, 2 * bytes * u64::from(layers));
     let clock = &mut Clock::new(&context);
-    let all = |pass: &mut wgpu::ComputePass<'_>| (0..layers).try_for_each(|n| case.rotate(pass, n));
-    let alone = Candidate::new("layers alone", |pass, _| all(pass));
-    let with_fill = Candidate::new("fill and layers", |pass, _| {
-        case.refill(pass)?;
-        all(pass)
-    });
-    bench(&mut group, clock, &alone, 1);
-    bench(&mut group, clock, &with_fill, 1);
     let floors = case.floors();
-    let best = floor(clock, &floors, layers);
-    let floor = Candidate::new(&best.name, |pass, _| {
-        (0..layers).for_each(|n| best.record(pass, n));
-        Ok(())
-    });
-    bench(&mut group, clock, &floor, 1);
+    let floor = floor(clock, &floors, layers).candidate();
+    let rotate = |pass: &mut wgpu::ComputePass<'_>, n| case.rotate(pass, n);
+    for candidate in [
+        Candidate::new("layers alone", rotate).repeated(layers),
+        Candidate::new("fill and layers", |pass, _| {
+            case.refill(pass)?;
+            (0..layers).try_for_each(|n| case.rotate(pass, n))
+        }),
+        floor.repeated(layers),
+        case.copy().repeated(layers),
+    ] {
+        bench(&mut group, clock, &candidate, 1);
+    }
     group.finish();
 }
 

@@ -10,7 +10,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use wgpu_rope::{
     Element, Frequencies, HeadLayout, Pairing, RopeConfig, RotateSpec, TableSpec,
     half::{bf16, f16, slice::HalfFloatSliceExt},
@@ -189,14 +189,23 @@ fn table(criterion: &mut Criterion) {
     let frequencies = Frequencies::new(&RopeConfig::new(HEAD_DIM)).unwrap();
     let spec = TableSpec::new(&frequencies);
     let positions: Vec<_> = (0..32_768).collect();
+    let made = reference::table(&spec, (&positions).into()).unwrap();
+    let last = reference::table(&spec, (&positions[positions.len() - 1..]).into()).unwrap();
+    assert_eq!(made[made.len() - last.len()..], last);
+    let mut values = made.into_flattened();
+    let mut other = vec![0.0; values.len()];
+
     let mut group = criterion.benchmark_group("twin, table 32768 x 64");
-    group.throughput(Throughput::Elements(32_768 * 64));
+    // It is only written.
+    group.throughput(Throughput::Bytes(32_768 * 64 * 8));
     group.bench_function("exact", |b| {
-        b.iter_batched(
-            || (),
-            |()| reference::table(&spec, (&positions).into()).unwrap(),
-            BatchSize::PerIteration,
-        );
+        b.iter(|| reference::table(&spec, black_box(&positions).into()).unwrap());
+    });
+    group.bench_function("a pass in place", |b| {
+        b.iter(|| each_chunk(black_box(&mut values), |_, chunk| f32::scale(chunk, -1.0)));
+    });
+    group.bench_function("a copy", |b| {
+        b.iter(|| black_box(&mut other).copy_from_slice(black_box(&values)));
     });
     group.finish();
 }

@@ -42,6 +42,19 @@ impl<'a> Candidate<'a> {
             work: Work::Copies(Box::new(record)),
         }
     }
+
+    /// So many of its dispatches or copies as one.
+    pub fn repeated(self, times: u32) -> Self {
+        let name = self.name;
+        match self.work {
+            Work::Pass(record) => Self::new(name, move |pass, _| {
+                (0..times).try_for_each(|n| record(pass, n))
+            }),
+            Work::Copies(record) => Self::copies(name, move |encoder, _| {
+                (0..times).for_each(|n| record(encoder, n));
+            }),
+        }
+    }
 }
 
 /// What one submission took, divided by its dispatches.
