@@ -15,6 +15,7 @@
 // Override constants
 //   WORKGROUP    invocations along x, one per pair
 //   SCALED       whether the factor is anything but 1 or -1 (turns.wgsl)
+//   SIGNED       whether any rate is negative
 //   F32_ANGLES   position times frequency in f32 (fill_counted and fill_listed; fill_coordinates always does so)
 //   ELEMENT      type of the caller's values (element.wgsl)
 //   BACKWARD     the caller's sin is negated
@@ -32,6 +33,7 @@
 
 override WORKGROUP: u32 = 64u;
 override F32_ANGLES: bool = false;
+override SIGNED: bool = true;
 override BACKWARD: bool = false;
 override DIVIDED: bool = false;
 
@@ -66,7 +68,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-/// Two for each pair: its rate, the sign in the last bit; and its axis and f32 frequency.
+/// Two for each pair: its rate; and its sign, axis and f32 frequency.
 @group(0) @binding(1) var<storage, read> pairs: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read_write> table: array<vec2<u32>>;
 @group(0) @binding(2) var<storage, read_write> counting_table: array<atomic<u32>>;
@@ -97,12 +99,23 @@ fn listed(row: u32, axis: u32) -> i32 {
 }
 
 fn axis_of(pair: u32) -> u32 {
-    return pairs[2u * pair + 1u].x;
+    return pairs[2u * pair + 1u].y;
+}
+
+// Words that are not needed are not loaded: a driver that runs on a CPU loads word by word for each invocation, and takes longer
+// for one than for a step of a polynomial.
+
+/// The sign of the rate in the top bit.
+fn sign_of_rate(pair: u32) -> u32 {
+    if (SIGNED) {
+        return pairs[2u * pair + 1u].x;
+    }
+    return 0u;
 }
 
 /// The bits of the frequency rounded to f32.
 fn f32_frequency(pair: u32) -> u32 {
-    return pairs[2u * pair + 1u].y;
+    return pairs[2u * pair + 1u].z;
 }
 
 // ---- from frequencies ----
@@ -119,7 +132,7 @@ fn fill(at: vec2<u32>, position: i32) {
         // Integers stay far below 2^48.
         table[index] = entry_of(f32_angle(f32_bits(position), f32_frequency(at.x)));
     } else {
-        table[index] = cos_sin(position, pairs[2u * at.x], params.factor);
+        table[index] = cos_sin(position, pairs[2u * at.x], sign_of_rate(at.x), params.factor);
     }
 }
 

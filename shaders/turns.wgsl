@@ -187,12 +187,10 @@ fn magnitude_of(position: i32) -> u32 {
     return bitcast<u32>(select(position, -position, position < 0));
 }
 
-/// The bits of (cos, sin) of position * rate, both times the factor. `rate` is the magnitude of the frequency in turns but for its last
-/// bit, which is its sign: a driver that runs on a CPU loads word by word for each invocation, and takes longer for one than for a
-/// polynomial's step.
-fn cos_sin(position: i32, rate: vec4<u32>, factor: TableFactor) -> vec2<u32> {
-    let magnitude = vec4(rate.x & 0xfffffffeu, rate.yzw);
-    return entry(turns_of(magnitude_of(position), magnitude), sign_of(position) ^ (rate.x << 31u), factor);
+/// The bits of (cos, sin) of position * rate, both times the factor. `rate` is the magnitude of the frequency in turns,
+/// `rate_sign` its sign in the top bit.
+fn cos_sin(position: i32, rate: vec4<u32>, rate_sign: u32, factor: TableFactor) -> vec2<u32> {
+    return entry(turns_of(magnitude_of(position), rate), sign_of(position) ^ rate_sign, factor);
 }
 
 // ---- f32 angles ----

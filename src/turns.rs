@@ -43,7 +43,7 @@ pub(crate) const SIN: [u64; 6] = [
 /// A frequency as a fraction of a turn per position: magnitude modulo one turn, and sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TurnRate {
-    /// `|inv_freq| / 2 pi * 2^128` modulo 2^128, rounded and its last bit 0.
+    /// `round(|inv_freq`| / 2 pi * 2^128) modulo 2^128.
     pub magnitude: u128,
     /// Whether the frequency is negative.
     pub negative: bool,
@@ -76,7 +76,7 @@ impl TurnRate {
         // magnitude = mantissa * 2^(exponent field - 1075)
         let exponent = i32::try_from(bits >> 52).unwrap_or(0) - 1075;
         Ok(Self {
-            magnitude: turns(mantissa, exponent) & !1,
+            magnitude: turns(mantissa, exponent),
             negative,
         })
     }
@@ -90,16 +90,11 @@ impl TurnRate {
         }
     }
 
-    /// Four words, least significant first, as the shader reads them: the magnitude, and in its last bit the sign.
+    /// Four words of the magnitude, least significant first, as the shader reads them.
     #[must_use]
     pub fn words(self) -> [u32; 4] {
-        words(self.magnitude | u128::from(self.negative))
+        [0, 32, 64, 96].map(|shift| low32(self.magnitude >> shift))
     }
-}
-
-/// The words of a number of 128 bits, least significant first.
-pub(crate) fn words(value: u128) -> [u32; 4] {
-    [0, 32, 64, 96].map(|shift| low32(value >> shift))
 }
 
 /// `round(mantissa * 2^exponent / 2 pi * 2^128)` modulo 2^128: so many radians as a fraction of a turn. The mantissa has at most 53 bits,

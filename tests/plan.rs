@@ -502,6 +502,7 @@ fn workgroups_of_pairs_that_move_hold_whole_heads() {
                 // All heads are covered: groups of heads are 12 lanes wide.
                 let per = constant(&planned, "QUERY_HEADS");
                 let [across, ..] = planned.workgroups(4);
+                assert_eq!(heads % per, 0);
                 assert!(across * workgroup >= heads / per * 12);
                 assert!((across - 1) * workgroup < heads / per * 12);
             }
@@ -529,43 +530,49 @@ fn heads_of_an_invocation_follow_the_shape_and_the_kind_of_device() {
         ["QUERY_HEADS", "KEY_HEADS", "QUERY_AT_ONCE", "KEY_AT_ONCE"]
             .map(|name| constant(&planned, name))
     };
-    // A CPU takes 8 heads, one at a time; fewer where those would leave lanes of its vectors idle (8 pairs are 2 lanes).
-    for (shape, expected) in [
-        ((1, 32, 8, 128), [8, 8, 1, 1]),
-        ((4096, 32, 8, 128), [8, 8, 1, 1]),
-        ((4096, 32, 8, 32), [8, 4, 1, 1]),
-        ((4096, 32, 8, 16), [8, 2, 1, 1]),
-        ((4096, 28, 4, 128), [7, 4, 1, 1]),
-        ((4096, 71, 1, 64), [8, 1, 1, 1]),
-        ((4096, 6, 3, 8), [1, 1, 1, 1]),
-        ((4096, 32, 8, 80), [8, 4, 1, 1]),
-        ((4096, 32, 8, 66), [8, 8, 1, 1]),
+    for (cpu, shape, expected) in [
+        // A CPU takes 8 heads, one at a time; fewer where those would leave lanes of its vectors idle (8 pairs are 2 lanes).
+        (true, (1, 32, 8, 128), [8, 8, 1, 1]),
+        (true, (4096, 32, 8, 128), [8, 8, 1, 1]),
+        (true, (4096, 32, 8, 32), [8, 4, 1, 1]),
+        (true, (4096, 32, 8, 16), [8, 2, 1, 1]),
+        (true, (4096, 28, 4, 128), [7, 4, 1, 1]),
+        (true, (4096, 71, 1, 64), [8, 1, 1, 1]),
+        (true, (4096, 6, 3, 8), [1, 1, 1, 1]),
+        (true, (4096, 32, 8, 80), [8, 4, 1, 1]),
+        (true, (4096, 32, 8, 66), [8, 8, 1, 1]),
+        // A GPU takes several where 32,768 invocations are left, and loads them all before it stores.
+        (false, (1, 32, 8, 128), [1, 1, 1, 1]),
+        (false, (64, 32, 8, 128), [1, 1, 1, 1]),
+        (false, (102, 32, 8, 128), [1, 1, 1, 1]),
+        (false, (103, 32, 8, 128), [2, 2, 2, 2]),
+        (false, (204, 32, 8, 128), [2, 2, 2, 2]),
+        (false, (205, 32, 8, 128), [4, 4, 4, 4]),
+        (false, (4096, 32, 8, 128), [4, 4, 4, 4]),
+        (false, (4096, 28, 1, 128), [4, 1, 4, 1]),
+        (false, (4096, 71, 1, 64), [1, 1, 1, 1]),
     ] {
         let (tokens, heads, kv_heads, dim) = shape;
-        assert_eq!(
-            plan(tokens, heads, kv_heads, dim, true),
-            expected,
-            "{shape:?}"
-        );
+        let made = plan(tokens, heads, kv_heads, dim, cpu);
+        assert_eq!(made, expected, "{shape:?}");
     }
-    // A GPU takes several where 32,768 invocations are left, and loads them all before it stores.
-    for (shape, expected) in [
-        ((1, 32, 8, 128), [1, 1, 1, 1]),
-        ((64, 32, 8, 128), [1, 1, 1, 1]),
-        ((102, 32, 8, 128), [1, 1, 1, 1]),
-        ((103, 32, 8, 128), [2, 2, 2, 2]),
-        ((204, 32, 8, 128), [2, 2, 2, 2]),
-        ((205, 32, 8, 128), [4, 4, 4, 4]),
-        ((4096, 32, 8, 128), [4, 4, 4, 4]),
-        ((4096, 28, 1, 128), [4, 1, 4, 1]),
-        ((4096, 71, 1, 64), [1, 1, 1, 1]),
-    ] {
-        let (tokens, heads, kv_heads, dim) = shape;
-        assert_eq!(
-            plan(tokens, heads, kv_heads, dim, false),
-            expected,
-            "{shape:?}"
-        );
+}
+
+/// So whatever fits a grid with an invocation for each head fits with one for several.
+#[test]
+fn workgroups_are_as_few_as_can_be() {
+    // 100 lanes a head: two heads fit a workgroup of 256.
+    let config = RopeConfig::new(800).with_pairing(Pairing::InterleavedToHalfSplit);
+    for heads in 1..=40 {
+        for per in 1..=4 {
+            let layout = HeadLayout::bshd(4, heads, 800);
+            let spec = RotateSpec::new(&config, 1, 4, layout, ElementType::F32)
+                .with_heads_per_invocation(per);
+            let planned = first(&RopePlan::new(&spec, &Limits::default()).unwrap());
+            assert_eq!(planned.entry_point, "moves_one");
+            let groups = heads / constant(&planned, "QUERY_HEADS");
+            assert_eq!(planned.workgroups(4)[0], groups.div_ceil(2), "{groups}");
+        }
     }
 }
 

@@ -7,26 +7,14 @@
     reason = "a test stops where something is not as it has to be"
 )]
 
+#[path = "common/program.rs"]
+mod program;
+
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use safetensors::{Dtype, SafeTensors, View};
-
-/// The program, which `cargo test` builds beside the tests.
-fn program() -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    let folder = tests.parent().and_then(Path::parent).unwrap();
-    let program = folder
-        .join("examples")
-        .join(format!("rotate{}", std::env::consts::EXE_SUFFIX));
-    assert!(
-        program.exists(),
-        "{} is not built: cargo build --all-features --examples",
-        program.display()
-    );
-    program
-}
 
 /// A tensor to write.
 #[derive(Clone)]
@@ -122,7 +110,7 @@ impl Folder {
             ["in.safetensors", "out.safetensors", "config.json"].map(|name| self.0.join(name));
         let _ = std::fs::remove_file(&output);
         safetensors::serialize_to_file(tensors.iter().copied(), None, &input).unwrap();
-        let mut command = Command::new(program());
+        let mut command = Command::new(program::example("rotate"));
         command
             .arg("--input")
             .arg(&input)
@@ -568,7 +556,7 @@ fn a_gpu_gives_the_bits_of_the_cpu() {
     ] {
         let cpu = folder.run(&tensors, Some(config), &[]).unwrap();
         // `--adapter` with a name that every adapter has.
-        let output = Command::new(program())
+        let output = Command::new(program::example("rotate"))
             .arg("--input")
             .arg(folder.0.join("in.safetensors"))
             .arg("--output")

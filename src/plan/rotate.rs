@@ -262,23 +262,25 @@ impl RopePlan {
     /// Workgroups across a token for so many groups of heads, and the size of each: as few workgroups as possible, with little
     /// idle in the last; or one for each window. None past u32.
     fn across(&self, path: Path, element: ElementType, groups: u32) -> Option<(u32, u32)> {
-        let lanes = self.lanes(path, element);
+        let (lanes, given) = (self.lanes(path, element), self.spec.workgroup);
         let items = match path {
             Path::Windows => self.window_words(element),
             _ => groups.checked_mul(lanes)?,
         };
-        let most = self.limits.invocations();
-        let workgroup = self.spec.workgroup.unwrap_or_else(|| {
-            let most = most.min(256);
+        let most = given.unwrap_or_else(|| self.limits.invocations().min(256));
+        let (step, most) = match path {
+            // Whole heads, of which at least one fits.
+            Path::Moves => (lanes, (most / lanes * lanes).max(lanes)),
             // Whole vectors of a CPU, whole subgroups of a GPU.
-            let step = if self.limits.cpu { VECTOR } else { 32 };
-            let groups = items.div_ceil(most);
-            items.div_ceil(groups).next_multiple_of(step).min(most)
-        });
-        let workgroup = match path {
-            // Whole heads.
-            Path::Moves => (workgroup / lanes * lanes).max(lanes),
-            _ => workgroup,
+            _ if self.limits.cpu => (VECTOR, most),
+            _ => (32, most),
+        };
+        let workgroup = match given {
+            Some(_) => most,
+            None => {
+                let groups = items.div_ceil(most);
+                items.div_ceil(groups).next_multiple_of(step).min(most)
+            }
         };
         let across = match path {
             Path::Windows => groups,

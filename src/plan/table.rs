@@ -8,7 +8,7 @@ use crate::error::{Result, RopeError};
 use crate::frequencies::{Direction, Frequencies};
 use crate::layout::ElementType;
 use crate::positions::AxisOrder;
-use crate::turns::{self, MAX_F32_EXPONENT, MIN_F32_EXPONENT, TableFactor, f32_weight};
+use crate::turns::{MAX_F32_EXPONENT, MIN_F32_EXPONENT, TableFactor, TurnRate, f32_weight};
 
 /// How angles are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -256,8 +256,8 @@ impl TablePlan {
         self.spec.direction
     }
 
-    /// The words of the frequencies' buffer (binding 1). For each pair: the four words of its rate
-    /// ([`TurnRate::words`](crate::turns::TurnRate::words)); its axis; the bits of its f32 frequency; two words of padding. For f32 angles four
+    /// The words of the frequencies' buffer (binding 1). For each pair: four words of its rate in turns, least significant
+    /// first; its sign in the top bit of the fifth; its axis; the bits of its f32 frequency; one word of padding. For f32 angles four
     /// words of each power of two from 2^-123 to 2^24 radians in turns follow. Empty for a cache.
     #[must_use]
     pub fn pairs(&self) -> &[u32] {
@@ -397,6 +397,9 @@ impl TablePlan {
             bindings.insert(1, PlannedBinding::new(1, Resource::Pairs, 0..bytes));
         }
 
+        // An f32 frequency has its sign in its own bits.
+        let mut pairs = self.pairs.chunks_exact(8).take(self.width as usize);
+        let signed = !f32_angles && pairs.any(|words| words[4] != 0);
         let workgroup = self
             .width
             .next_multiple_of(8)
@@ -430,6 +433,7 @@ impl TablePlan {
                     ("WORKGROUP", workgroup.into()),
                     ("SCALED", flag(!self.factor.is_unit())),
                     ("F32_ANGLES", flag(f32_angles)),
+                    ("SIGNED", flag(signed)),
                     ("ELEMENT", element.constant()),
                     ("BACKWARD", flag(self.direction() != Direction::Forward)),
                     ("DIVIDED", flag(self.direction() == Direction::Inverse)),
@@ -475,12 +479,18 @@ fn pair_words(frequencies: &Frequencies, angles: Angles, direction: Direction) -
         .zip(frequencies.f32_rates(direction))
         .flat_map(|((pair, rate), nearest)| {
             let [a, b, c, d] = rate.words();
-            [a, b, c, d, pair.axis, nearest.to_bits(), 0, 0]
+            let sign = u32::from(rate.negative) << 31;
+            [a, b, c, d, sign, pair.axis, nearest.to_bits(), 0]
         })
         .collect();
     if angles == Angles::F32 {
-        let exponents = MIN_F32_EXPONENT..=MAX_F32_EXPONENT;
-        words.extend(exponents.flat_map(|exponent| turns::words(f32_weight(exponent))));
+        words.extend((MIN_F32_EXPONENT..=MAX_F32_EXPONENT).flat_map(|exponent| {
+            TurnRate {
+                magnitude: f32_weight(exponent),
+                negative: false,
+            }
+            .words()
+        }));
     }
     Ok(words)
 }
