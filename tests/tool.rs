@@ -11,7 +11,7 @@
 mod program;
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use safetensors::{Dtype, SafeTensors, View};
