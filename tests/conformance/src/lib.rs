@@ -1,0 +1,8 @@
+//! One list of dispatches with the bits that they have to leave behind, run on every backend: see `README.md` and
+//! `cargo xtask conformance`.
+
+pub mod cases;
+pub mod device;
+mod list;
+pub mod vectors;
+pub mod verdict;

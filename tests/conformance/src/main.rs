@@ -1,0 +1,88 @@
+//! The parts of `cargo xtask conformance` that need the crate: it makes the vectors, runs them on wgpu's native backends, holds
+//! answers against what was expected and writes the matrix.
+
+use std::fs;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use conformance::vectors::{Answers, Failure, Vectors};
+use conformance::{cases, device, verdict};
+use wgpu_rope::GpuContext;
+
+#[derive(Debug, Parser)]
+#[command(about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Writes the file of vectors.
+    Make { vectors: PathBuf },
+    /// Runs vectors on the adapter whose name contains a text, and writes the answers.
+    Run {
+        vectors: PathBuf,
+        answers: PathBuf,
+        #[arg(long)]
+        adapter: String,
+        #[arg(long)]
+        backend: String,
+    },
+    /// Compares answers with what was expected, and writes the verdict as JSON.
+    Judge {
+        vectors: PathBuf,
+        answers: PathBuf,
+        verdict: PathBuf,
+    },
+}
+
+fn main() -> Result<(), Failure> {
+    match Arguments::parse().command {
+        Command::Make { vectors } => fs::write(vectors, cases::vectors()?.to_file()?)?,
+        Command::Run {
+            vectors,
+            answers,
+            adapter,
+            backend,
+        } => {
+            let vectors = Vectors::from_file(&fs::read(vectors)?)?;
+            let made = pollster::block_on(run(&vectors, &adapter, &backend))?;
+            fs::write(answers, made.to_file()?)?;
+        }
+        Command::Judge {
+            vectors,
+            answers,
+            verdict,
+        } => {
+            let vectors = Vectors::from_file(&fs::read(vectors)?)?;
+            let answers = Answers::from_file(&fs::read(answers)?)?;
+            let judged = verdict::judge(&vectors, &answers)?;
+            fs::write(verdict, serde_json::to_vec_pretty(&judged)?)?;
+        }
+    }
+    Ok(())
+}
+
+async fn run(vectors: &Vectors, adapter: &str, backend: &str) -> Result<Answers, Failure> {
+    let adapters = GpuContext::adapters().await;
+    let is_wanted = |found: &&wgpu::Adapter| {
+        let info = found.get_info();
+        let name = info.name.to_lowercase();
+        name.contains(&adapter.to_lowercase()) && info.backend.to_str() == backend
+    };
+    let found = adapters.iter().find(is_wanted);
+    let found = found.ok_or_else(|| {
+        let all: Vec<_> = adapters
+            .iter()
+            .map(|adapter| device::describe(&adapter.get_info()))
+            .collect();
+        format!("no {adapter} on {backend}; found: {}", all.join(" | "))
+    })?;
+    let context = GpuContext::from_adapter(found).await?;
+    let test = context.self_test().await?;
+    if !test.passed() {
+        return Err(format!("the self-test of the crate fails: {test:?}").into());
+    }
+    device::answer(&context, vectors).await
+}
