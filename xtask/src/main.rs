@@ -1,25 +1,31 @@
 //! `cargo xtask COMMAND`: each command does all of its own set-up.
 
+mod conformance;
 mod driver;
+#[allow(dead_code)]
+mod setup;
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const USAGE: &str = "\
 cargo xtask demo    builds in release and rotates Q and K of a Llama-3.1 layer on a GPU, checked against the CPU
 cargo xtask test    everything that has to hold: format, lints, all tests on every adapter, docs, examples, benches
+cargo xtask conformance [--only NAME,…] [--require NAME,…]
+                    the same dispatches on every backend and shader compiler that can be had, their bits compared: a matrix
 
-Both install Mesa's software Vulkan driver where there is neither a GPU nor a Vulkan driver (Linux).";
+The first two install Mesa's software Vulkan driver where there is neither a GPU nor a Vulkan driver (Linux).";
 
 /// Why a command stopped.
 type Failure = String;
 
 fn main() -> ExitCode {
-    let command = env::args().nth(1);
-    let result = match command.as_deref() {
-        Some("demo") => demo(),
-        Some("test") => test(),
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let result = match arguments.split_first() {
+        Some((command, [])) if command == "demo" => demo(),
+        Some((command, [])) if command == "test" => test(),
+        Some((command, rest)) if command == "conformance" => conformance::main(rest),
         _ => Err(USAGE.to_owned()),
     };
     match result {
@@ -96,15 +102,28 @@ fn cargo(arguments: &[&str]) -> Result<(), Failure> {
     run(Command::new(env!("CARGO")).args(arguments))
 }
 
-/// Runs a command in the project's folder, its output passed on.
+/// The project's folder.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."))
+}
+
+/// A program of the workspace that was built without `--release`. It lies where this one does.
+fn built(name: &str) -> PathBuf {
+    let own = env::current_exe().unwrap_or_default();
+    own.with_file_name(format!("{name}{}", env::consts::EXE_SUFFIX))
+}
+
+/// Runs a command, in the project's folder where it names none, its output passed on.
 fn run(command: &mut Command) -> Result<(), Failure> {
     let text = format!("{command:?}").replace('"', "");
     let text = text.replacen(env!("CARGO"), "cargo", 1);
     eprintln!("\n$ {text}");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("."));
-    match command.current_dir(root).status() {
+    if command.get_current_dir().is_none() {
+        command.current_dir(root());
+    }
+    match command.status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("{text}: {status}")),
         Err(error) => Err(format!("{text}: {error}")),

@@ -37,6 +37,7 @@ pub async fn answer(context: &GpuContext, vectors: &Vectors) -> Result<Answers, 
             })
             .collect(),
         pipelines: HashMap::new(),
+        pipeline_ms: Vec::new(),
     };
     let mut answers = Answers {
         about: describe(context.info()),
@@ -54,6 +55,7 @@ pub async fn answer(context: &GpuContext, vectors: &Vectors) -> Result<Answers, 
             }
         }
     }
+    answers.pipeline_ms = runner.pipeline_ms;
     Ok(answers)
 }
 
@@ -61,6 +63,7 @@ struct Runner<'a> {
     context: &'a GpuContext,
     modules: BTreeMap<&'a str, wgpu::ShaderModule>,
     pipelines: HashMap<String, wgpu::ComputePipeline>,
+    pipeline_ms: Vec<f64>,
 }
 
 impl Runner<'_> {
@@ -133,6 +136,9 @@ impl Runner<'_> {
             .iter()
             .map(|(name, value)| (&**name, *value))
             .collect();
+        // A browser answers at once and compiles later.
+        #[cfg(not(target_arch = "wasm32"))]
+        let start = std::time::Instant::now();
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(&dispatch.entry_point),
             layout: Some(
@@ -150,6 +156,8 @@ impl Runner<'_> {
             },
             cache: None,
         });
+        #[cfg(not(target_arch = "wasm32"))]
+        self.pipeline_ms.push(start.elapsed().as_secs_f64() * 1e3);
         self.pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
     }
