@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use crate::{Failure, root, run, setup};
+use crate::{Failure, cross, root, run, setup};
 
 /// npm's packages: Dawn, and what drives a browser.
 const DAWN: &str = "webgpu@0.6.2";
+
+const WINDOWS: &str = "x86_64-pc-windows-gnu";
 
 /// A way that WGSL takes to a processor.
 struct Route {
@@ -39,6 +41,21 @@ const ROUTES: &[Route] = &[
         name: "dawn",
         title: "Dawn (Tint), SwiftShader",
         go: dawn,
+    },
+    Route {
+        name: "dx12",
+        title: "wgpu DX12 under Wine (FXC, vkd3d, Mesa)",
+        go: dx12,
+    },
+    Route {
+        name: "macos",
+        title: "type check, aarch64-apple-darwin",
+        go: |_| type_check("aarch64-apple-darwin"),
+    },
+    Route {
+        name: "windows",
+        title: "type check, x86_64-pc-windows-gnu",
+        go: |_| type_check(WINDOWS),
     },
     Route {
         name: "own",
@@ -78,8 +95,15 @@ struct Bench {
 }
 
 pub(crate) fn main(arguments: &[String]) -> Result<(), Failure> {
-    let (only, required) = parse(arguments)?;
-    let folder = root().join("target/conformance");
+    let Arguments {
+        only,
+        required,
+        fault,
+    } = parse(arguments)?;
+    let mut folder = root().join("target/conformance");
+    if fault {
+        folder.push("fault");
+    }
     fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
     run(Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "conformance"]))?;
     let bench = Bench {
@@ -87,29 +111,27 @@ pub(crate) fn main(arguments: &[String]) -> Result<(), Failure> {
         program: crate::built("conformance"),
         folder,
     };
-    run(Command::new(&bench.program).arg("make").arg(&bench.vectors))?;
+    let fault = fault.then_some("--fault");
+    run(Command::new(&bench.program)
+        .arg("make")
+        .arg(&bench.vectors)
+        .args(fault))?;
 
     let mut lines = String::new();
-    for route in ROUTES {
-        let (state, text, seconds) = if only.contains(route.name) {
-            eprintln!("\n== {}: {}", route.name, route.title);
-            let start = Instant::now();
-            let (state, text) = match (route.go)(&bench).and_then(|done| bench.verdict(route, done))
-            {
-                Ok((state, text)) => (state, text),
-                Err(Stop::Absent(why)) => ("skipped", why),
-                Err(Stop::Failed(why)) => ("failed", why),
-            };
-            eprintln!("{}: {state} {text}", route.name);
-            (state, text, start.elapsed().as_secs())
-        } else {
-            ("skipped", "not asked for".to_owned(), 0)
+    for route in ROUTES.iter().filter(|route| only.contains(route.name)) {
+        let Route { name, title, go } = route;
+        eprintln!("\n== {name}: {title}");
+        let start = Instant::now();
+        let done = go(&bench).and_then(|done| bench.verdict(route, done));
+        let seconds = start.elapsed().as_secs();
+        let (state, text) = match done {
+            Ok(done) => done,
+            Err(Stop::Absent(why)) => ("skipped", why),
+            Err(Stop::Failed(why)) => ("failed", why),
         };
+        eprintln!("{name}: {state} {text}");
         let text = text.replace(['\t', '\n'], " ");
-        lines += &format!(
-            "{}\t{}\t{state}\t{seconds}\t{text}\n",
-            route.name, route.title
-        );
+        lines += &format!("{name}\t{title}\t{state}\t{seconds}\t{text}\n");
     }
     let list = bench.folder.join("paths.tsv");
     fs::write(&list, lines).map_err(|error| error.to_string())?;
@@ -119,44 +141,52 @@ pub(crate) fn main(arguments: &[String]) -> Result<(), Failure> {
         .arg("matrix")
         .args([&bench.vectors, &list])
         .arg(bench.folder.join("matrix"))
-        .args(["--require", &required.join(",")]))
+        .args(["--require", &required.join(",")])
+        .args(fault))
 }
 
 type Names = BTreeSet<&'static str>;
 
-/// The routes to take, and those that have to come out well.
-fn parse(arguments: &[String]) -> Result<(Names, Names), Failure> {
+#[derive(Default)]
+struct Arguments {
+    /// The routes to take.
+    only: Names,
+    /// Those that have to come out well.
+    required: Names,
+    /// Whether the WGSL is to have a fault, which all required routes have to find.
+    fault: bool,
+}
+
+const USAGE: &str =
+    "cargo xtask conformance [--only NAME,…] [--require NAME,…] [--fault], where a NAME is one of";
+
+fn parse(arguments: &[String]) -> Result<Arguments, Failure> {
     let all: Names = ROUTES.iter().map(|route| route.name).collect();
-    let names = |list: &String| -> Result<Names, Failure> {
-        list.split(',')
-            .map(|name| {
-                all.get(name).copied().ok_or_else(|| {
-                    let known: Vec<_> = ROUTES.iter().map(|route| route.name).collect();
-                    format!("there is no path {name:?}; there are {}", known.join(", "))
-                })
-            })
-            .collect()
+    let usage = || {
+        let known: Vec<_> = ROUTES.iter().map(|route| route.name).collect();
+        format!("{USAGE} {}", known.join(", "))
     };
-    let (mut only, mut required) = (None, Names::new());
-    let mut rest = arguments;
-    while let [option, value, behind @ ..] = rest {
+    let names = |list: Option<&String>| -> Result<Names, Failure> {
+        let names = list.ok_or_else(usage)?.split(',');
+        let known = names.map(|name| all.get(name).copied());
+        known.collect::<Option<_>>().ok_or_else(usage)
+    };
+    let mut parsed = Arguments::default();
+    let mut only = None;
+    let mut rest = arguments.iter();
+    while let Some(option) = rest.next() {
         match option.as_str() {
-            "--only" => only = Some(names(value)?),
-            "--require" => required = names(value)?,
-            _ => break,
+            "--only" => only = Some(names(rest.next())?),
+            "--require" => parsed.required = names(rest.next())?,
+            "--fault" => parsed.fault = true,
+            _ => return Err(usage()),
         }
-        rest = behind;
     }
-    if let [other, ..] = rest {
-        return Err(format!(
-            "{other:?} is not understood: cargo xtask conformance [--only NAME,…] [--require NAME,…]"
-        ));
-    }
-    let only = only.unwrap_or(all);
-    if let Some(name) = required.difference(&only).next() {
+    parsed.only = only.unwrap_or(all);
+    if let Some(name) = parsed.required.difference(&parsed.only).next() {
         return Err(format!("{name} is required and not among those of --only"));
     }
-    Ok((only, required))
+    Ok(parsed)
 }
 
 impl Bench {
@@ -260,6 +290,74 @@ fn dawn(bench: &Bench) -> Result<Done, Stop> {
         .args([&bench.vectors, &answers, &packages])
         .env("XDG_RUNTIME_DIR", runtime().map_err(absent)?)
         .env("VK_DRIVER_FILES", driver))
+    .map_err(Stop::Failed)?;
+    Ok(Done::Answers(answers))
+}
+
+/// Where cargo builds for other targets.
+fn cross_folder() -> PathBuf {
+    root().join("target/cross")
+}
+
+fn type_check(target: &str) -> Result<Done, Stop> {
+    let mut check = cross::cargo("check", target).map_err(absent)?;
+    check.args(["--package", "wgpu-rope", "--package", "conformance"]);
+    check.args(["--lib", "--bins", "--all-features", "--target-dir"]);
+    run(check.arg(cross_folder())).map_err(Stop::Failed)?;
+    Ok(Done::Checked(format!("1 target ({target}), all features")))
+}
+
+/// wgpu's DX12 backend with Microsoft's shader compiler, on vkd3d and a Vulkan driver that is new enough for it: older ones of Mesa leave
+/// buffers as they are and report nothing.
+fn dx12(bench: &Bench) -> Result<Done, Stop> {
+    setup::packages(&[
+        "gcc-mingw-w64-x86-64-posix",
+        "wine",
+        "wine64",
+        "xvfb",
+        "xauth",
+    ])
+    .map_err(absent)?;
+    let mesa = setup::unpacked_from(&setup::backports().map_err(absent)?, "mesa-vulkan-drivers")
+        .map_err(absent)?;
+    let folder = setup::tools().join("dx12");
+    fs::create_dir_all(&folder).map_err(|error| absent(error.to_string()))?;
+    let driver = folder.join("lvp_icd.json");
+    let library = mesa.join("usr/lib/x86_64-linux-gnu/libvulkan_lvp.so");
+    let text = format!(
+        "{{\"file_format_version\": \"1.0.0\", \"ICD\": {{\"library_path\": {library:?}, \"api_version\": \"1.4.0\"}}}}"
+    );
+    fs::write(&driver, text).map_err(|error| absent(error.to_string()))?;
+
+    let mut build = cross::cargo("build", WINDOWS).map_err(absent)?;
+    build.args(["--package", "conformance", "--release", "--target-dir"]);
+    run(build.arg(cross_folder())).map_err(Stop::Failed)?;
+    let program = folder.join("conformance.exe");
+    let built = cross_folder().join(WINDOWS).join("release/conformance.exe");
+    fs::copy(&built, &program).map_err(|error| Stop::Failed(error.to_string()))?;
+    run(Command::new("x86_64-w64-mingw32-gcc")
+        .args(["-shared", "-o"])
+        .arg(folder.join("bcryptprimitives.dll"))
+        .arg(root().join("tests/conformance/wine/prng.c"))
+        .arg("-ladvapi32"))
+    .map_err(Stop::Failed)?;
+    // Microsoft's compiler comes with Dawn's package for Windows.
+    let dawn = setup::npm(&[DAWN]).map_err(absent)?;
+    let compiler = dawn.join("node_modules/webgpu/dist/win32-x64/d3dcompiler_47.dll");
+    fs::copy(&compiler, folder.join("d3dcompiler_47.dll"))
+        .map_err(|error| absent(format!("{}: {error}", compiler.display())))?;
+
+    let answers = bench.file("dx12", "answers");
+    run(Command::new("xvfb-run")
+        .args(["--auto-servernum", "wine"])
+        .arg(&program)
+        .args(["run", "--backend", "dx12", "--adapter", ""])
+        .args([&bench.vectors, &answers])
+        .env("VK_DRIVER_FILES", &driver)
+        .env("WINEPREFIX", setup::tools().join("wine"))
+        .env("WINEDEBUG", "-all")
+        .env("WINEDLLOVERRIDES", "mscoree,mshtml=;d3dcompiler_47=n")
+        .env("XDG_RUNTIME_DIR", runtime().map_err(absent)?))
     .map_err(Stop::Failed)?;
     Ok(Done::Answers(answers))
 }

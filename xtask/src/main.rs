@@ -1,6 +1,7 @@
 //! `cargo xtask COMMAND`: each command does all of its own set-up.
 
 mod conformance;
+mod cross;
 mod driver;
 #[allow(dead_code)]
 mod setup;
@@ -12,7 +13,7 @@ use std::process::{Command, ExitCode};
 const USAGE: &str = "\
 cargo xtask demo    builds in release and rotates Q and K of a Llama-3.1 layer on a GPU, checked against the CPU
 cargo xtask test    everything that has to hold: format, lints, all tests on every adapter, docs, examples, benches
-cargo xtask conformance [--only NAME,…] [--require NAME,…]
+cargo xtask conformance [--only NAME,…] [--require NAME,…] [--fault]
                     the same dispatches on every backend and shader compiler that can be had, their bits compared: a matrix
 
 The first two install Mesa's software Vulkan driver where there is neither a GPU nor a Vulkan driver (Linux).";

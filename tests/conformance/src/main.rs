@@ -21,7 +21,12 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Writes the file of vectors.
-    Make { vectors: PathBuf },
+    Make {
+        vectors: PathBuf,
+        /// With one wrong digit in the WGSL, and tables only.
+        #[arg(long)]
+        fault: bool,
+    },
     /// Runs vectors on the adapter whose name contains a text, and writes the answers.
     Run {
         vectors: PathBuf,
@@ -48,12 +53,22 @@ enum Command {
         /// Paths that have to have come out well, with commas between.
         #[arg(long, value_delimiter = ',')]
         require: Vec<String>,
+        /// They have to have found bits that differ.
+        #[arg(long)]
+        fault: bool,
     },
 }
 
 fn main() -> Result<(), Failure> {
     match Arguments::parse().command {
-        Command::Make { vectors } => fs::write(vectors, cases::vectors()?.to_file()?)?,
+        Command::Make { vectors, fault } => {
+            let made = if fault {
+                cases::faulty()?
+            } else {
+                cases::vectors()?
+            };
+            fs::write(vectors, made.to_file()?)?;
+        }
         Command::Run {
             vectors,
             answers,
@@ -85,6 +100,7 @@ fn main() -> Result<(), Failure> {
             paths,
             out,
             require,
+            fault,
         } => {
             let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
             let date = now.split('T').next().unwrap_or_default().to_owned();
@@ -101,9 +117,14 @@ fn main() -> Result<(), Failure> {
                 .iter()
                 .map(String::as_str)
                 .filter(|name| !name.is_empty());
-            let missing = matrix.missing(names);
+            let missing = matrix.missing(names, fault);
             if !missing.is_empty() {
-                return Err(format!("required and not equal: {}", missing.join(", ")).into());
+                let wanted = if fault {
+                    "no bits that differ"
+                } else {
+                    "not equal"
+                };
+                return Err(format!("required, and {wanted}: {}", missing.join(", ")).into());
             }
         }
     }

@@ -96,14 +96,25 @@ pub fn read(vectors: &[u8], paths: &str, date: String) -> Result<Matrix, Failure
 }
 
 impl Matrix {
-    /// Those of the named paths that did not come out well.
-    pub fn missing<'a>(&self, required: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
-        let is_well = |name: &str| {
-            self.paths.iter().any(|path| {
-                path.name == name && matches!(path.state, State::Equal | State::Checked)
-            })
+    /// Those of the named paths that did not come out well; with a fault in the WGSL, those that did not find it.
+    pub fn missing<'a>(
+        &self,
+        required: impl IntoIterator<Item = &'a str>,
+        fault: bool,
+    ) -> Vec<&'a str> {
+        let is_well = |path: &PathResult| match (&path.verdict, fault) {
+            (Some(verdict), true) => {
+                let total = verdict.total();
+                total.failed == 0 && total.within + total.wrong > 0
+            }
+            (None, true) => false,
+            (_, false) => matches!(path.state, State::Equal | State::Checked),
         };
-        required.into_iter().filter(|name| !is_well(name)).collect()
+        let is_missing = |name: &&str| {
+            let mut well = self.paths.iter().filter(|path| is_well(path));
+            well.all(|path| path.name != *name)
+        };
+        required.into_iter().filter(is_missing).collect()
     }
 
     /// The matrix and what stands behind each row.
@@ -140,7 +151,7 @@ impl Matrix {
                 if let Some([median, most]) = verdict.pipeline_ms {
                     let _ = write!(text, "; a pipeline {median:.0} ms (median) to {most:.0} ms");
                 }
-                for example in &verdict.examples {
+                for example in verdict.examples.iter().take(3) {
                     let _ = write!(text, "\n  - {example}");
                 }
             }
