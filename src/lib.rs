@@ -85,6 +85,8 @@ mod plan;
 pub mod positions;
 pub mod reference;
 #[cfg(feature = "wgpu")]
+mod scope;
+#[cfg(feature = "wgpu")]
 mod self_test;
 #[cfg(feature = "wgpu")]
 mod table;
@@ -106,6 +108,7 @@ pub use {
     context::GpuContext,
     dispatch::{Operands, PreparedRope, RopeDispatch},
     kernel::{KernelOptions, RopeKernel},
+    scope::checked,
     self_test::SelfTest,
     table::{CosSinTable, Positions, TableFill},
     wgpu,
