@@ -20,7 +20,7 @@ use wgpu_rope::{
 };
 
 /// On each adapter, where the environment does not say.
-const DISPATCHES: usize = 20_000;
+const DISPATCHES: usize = 100_000;
 
 /// Rotations of a submission: the layers of a large model, forward and back.
 const LAYERS: usize = 64;
@@ -28,8 +28,8 @@ const LAYERS: usize = 64;
 const TOKENS: u32 = 4;
 
 /// Memory that may be taken on after the first quarter: pages that allocators of drivers and of the C library keep in hand. A binding is a
-/// bind group and, at a new place, a uniform buffer, which are more than a KiB of wgpu's objects; of 20,000 dispatches three quarters make
-/// 2,900 bindings, so losing each would be seen.
+/// bind group and, at a new place, a uniform buffer, which are more than a KiB of wgpu's objects; the other three quarters make 14,000
+/// bindings, so losing one in seven would be seen.
 const GROWTH: u64 = 2 << 20;
 
 /// Bytes of this process that are resident; None where there is no way to ask.
