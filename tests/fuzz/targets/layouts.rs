@@ -20,8 +20,8 @@ const DISPATCHES: u64 = 2 * 4097 * 3 * 1024;
 const FREQUENCIES: u64 = 20 << 20;
 
 /// Elements that a rotation on the CPU may touch here, and a buffer may have.
-const SMALL: u64 = 1 << 11;
-const SMALL_BUFFER: u64 = 1 << 14;
+const SMALL: u64 = 1 << 9;
+const SMALL_BUFFER: u64 = 1 << 12;
 
 pub fn check(data: &[u8]) {
     let mut u = Unstructured::new(data);
@@ -190,10 +190,10 @@ fn scaling(u: &mut Unstructured<'_>, pairs: u32) -> Result<Scaling> {
 }
 
 fn config(u: &mut Unstructured<'_>) -> Result<RopeConfig> {
-    let head_dim = match u.int_in_range(0..=7)? {
-        0..=3 => 8 * u.int_in_range(1..=16)?,
-        4..=5 => u.int_in_range(1..=70)?,
-        6 => 4096,
+    let head_dim = match u.int_in_range(0..=31)? {
+        0..=15 => 8 * u.int_in_range(1..=16)?,
+        16..=29 => u.int_in_range(1..=70)?,
+        30 => 2048,
         _ => count(u)?,
     };
     let (rotary_dim, offset) = match u.int_in_range(0..=3)? {
@@ -242,7 +242,7 @@ fn layout(u: &mut Unstructured<'_>, tokens: u32, head_dim: u32) -> Result<HeadLa
         3 => HeadLayout::packed(tokens, count(u)?, count(u)?, heads, head_dim),
         4 => {
             // Some room behind every head, token and entry.
-            let (head, token, entry) = (2 * stride(u)? % 64, 2 * stride(u)? % 64, stride(u)? % 64);
+            let (head, token, entry) = (stride(u)? % 32 * 2, stride(u)? % 32 * 2, stride(u)? % 64);
             let head_stride = u64::from(head_dim) + head;
             let token_stride = head_stride
                 .saturating_mul(heads.into())
@@ -337,18 +337,17 @@ fn rotate(u: &mut Unstructured<'_>, config: &RopeConfig, limits: &Limits) -> Res
         }
     };
     assert_eq!(spec.validate(), Ok(()));
-    for placement in [Placement::default(), placement] {
-        let made = bounded("dispatches", DISPATCHES, || plan.dispatches(placement));
-        match made {
-            Ok(dispatches) => {
-                rotation::check(&plan, placement, &dispatches);
-                if touched(&spec) <= SMALL {
-                    let written = rotation::written(&dispatches);
-                    assert_eq!(written, rotation::expected(&spec, rotated, placement));
-                }
+    let made = bounded("dispatches", DISPATCHES, || plan.dispatches(placement));
+    match made {
+        Ok(dispatches) => {
+            rotation::check(&plan, placement, &dispatches);
+            if touched(&spec) <= SMALL {
+                let written = rotation::written(&dispatches);
+                assert_eq!(written, rotation::expected(&spec, rotated, placement));
             }
-            Err(error) => assert!(placement != Placement::default(), "{error}"),
         }
+        // A plan can be carried out somewhere.
+        Err(error) => assert!(placement != Placement::default(), "{error}"),
     }
     on_cpu(u, &spec, rotated)
 }

@@ -12,8 +12,11 @@ use crate::memory::bounded;
 /// a rate in turns and 32 twice as words; vectors that grow hold up to three times what they end with. 17 MiB at most.
 const FREQUENCIES: u64 = 20 << 20;
 
-/// A plan of one dispatch for each tensor, or a few: some kB.
-const PLAN: u64 = 1 << 16;
+/// A plan of one dispatch is some kB, and keeps what was asked for: that, the plan's own and what is checked are copies of the scaling's
+/// divisors, 8 bytes for each pair in two lists at most.
+fn plan_bytes(pairs: u32) -> u64 {
+    (1 << 16) + 4 * 2 * 8 * u64::from(pairs)
+}
 
 /// Checks that a model is whole, and that its frequencies, tables and plans are made or refused.
 pub fn check(model: &ModelRope) {
@@ -46,7 +49,8 @@ pub fn check(model: &ModelRope) {
     let ropes = model.kinds.iter().filter_map(|kind| kind.rope.as_ref());
     for rope in ropes.take(2) {
         bounded("the frequencies", FREQUENCIES, || frequencies(rope));
-        bounded("a plan", PLAN, || plan(rope));
+        let most = plan_bytes(rope.config.rotary_dim() / 2);
+        bounded("a plan", most, || plan(rope));
         grid(rope);
     }
 }
