@@ -217,9 +217,13 @@ fn config(u: &mut Unstructured<'_>) -> Result<RopeConfig> {
         config = config.with_theta(number(u)?);
     }
     if u.ratio(1, 4)? {
-        config = config
-            .with_axes(axes(u, pairs)?)
-            .with_scaling(scaling(u, pairs)?);
+        let axes = axes(u, pairs)?;
+        // Of any axes, valid or not.
+        if pairs <= 32_768 {
+            let order = axes.inv_freq_order(pairs, pairs as usize);
+            assert!(order.is_none_or(|order| order.len() == pairs as usize));
+        }
+        config = config.with_axes(axes).with_scaling(scaling(u, pairs)?);
     }
     if u.ratio(1, 8)? {
         config = config.with_attention_factor(number(u)?);
