@@ -297,6 +297,12 @@ fn views_of_one_buffer_may_interleave_but_not_meet() {
             .to_string()
             .starts_with("query: byte offset must be a multiple of 4")
     );
+    // A stride that is never taken is none.
+    let one = HeadLayout::bshd(8, 1, 64).with_strides(u64::MAX, 64, u64::MAX);
+    let spec = RotateSpec::new(&config, 1, 8, one, ElementType::F32)
+        .with_key(one.with_offset(8 * 64), ElementType::F32);
+    let plan_of_one = RopePlan::new(&spec, &Limits::default()).unwrap();
+    assert_eq!(plan_of_one.dispatches(packed).unwrap().len(), 1);
     // Element types of different sizes are compared by their bytes.
     let mixed = RotateSpec::new(&config, 1, 8, HeadLayout::bshd(8, 1, 64), ElementType::F32)
         .with_key(HeadLayout::bshd(8, 1, 64), ElementType::F16);

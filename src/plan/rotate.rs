@@ -581,12 +581,20 @@ impl Placed {
         let halves = |placed: &Self| {
             let scale = placed.side.element.bytes() / 2;
             let layout = placed.side.layout;
+            // A stride that is never taken need not fit.
+            let stride = |stride: u64, count: u32| {
+                if count > 1 {
+                    stride.checked_mul(scale)
+                } else {
+                    Some(0)
+                }
+            };
             Some(HeadLayout {
                 heads: layout.heads,
                 head_dim: layout.head_dim.checked_mul(u32::try_from(scale).ok()?)?,
-                batch_stride: layout.batch_stride.checked_mul(scale)?,
-                token_stride: layout.token_stride.checked_mul(scale)?,
-                head_stride: layout.head_stride.checked_mul(scale)?,
+                batch_stride: stride(layout.batch_stride, spec.batch)?,
+                token_stride: stride(layout.token_stride, spec.tokens)?,
+                head_stride: stride(layout.head_stride, layout.heads)?,
                 offset: layout.offset.checked_mul(scale)?,
             })
         };
