@@ -84,5 +84,5 @@ async fn run(vectors: &Vectors, adapter: &str, backend: &str) -> Result<Answers,
     if !test.passed() {
         return Err(format!("the self-test of the crate fails: {test:?}").into());
     }
-    device::answer(&context, vectors).await
+    device::answer(&context, vectors, || ()).await
 }
