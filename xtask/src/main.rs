@@ -1,6 +1,10 @@
 //! `cargo xtask COMMAND`: each command does all of its own set-up.
 
+mod cross;
 mod driver;
+#[allow(dead_code)]
+mod setup;
+mod web;
 
 use std::env;
 use std::path::Path;
@@ -9,17 +13,19 @@ use std::process::{Command, ExitCode};
 const USAGE: &str = "\
 cargo xtask demo    builds in release and rotates Q and K of a Llama-3.1 layer on a GPU, checked against the CPU
 cargo xtask test    everything that has to hold: format, lints, all tests on every adapter, docs, examples, benches
+cargo xtask web     builds the web page in target/web; --serve [PORT] serves it on this machine, --test opens it in Chromium
 
-Both install Mesa's software Vulkan driver where there is neither a GPU nor a Vulkan driver (Linux).";
+demo and test install Mesa's software Vulkan driver where there is neither a GPU nor a Vulkan driver (Linux).";
 
 /// Why a command stopped.
 type Failure = String;
 
 fn main() -> ExitCode {
-    let command = env::args().nth(1);
-    let result = match command.as_deref() {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let result = match arguments.first().map(String::as_str) {
         Some("demo") => demo(),
         Some("test") => test(),
+        Some("web") => web::web(&arguments[1..]),
         _ => Err(USAGE.to_owned()),
     };
     match result {
@@ -53,7 +59,14 @@ fn test() -> Result<(), Failure> {
     let deny = ["--", "--deny", "warnings"];
     cargo(
         &[
-            &["clippy", "--workspace", "--exclude", "peers"],
+            &[
+                "clippy",
+                "--workspace",
+                "--exclude",
+                "peers",
+                "--exclude",
+                "web-bindgen",
+            ],
             &["--all-targets", "--all-features"][..],
             &deny[..],
         ]
@@ -71,6 +84,8 @@ fn test() -> Result<(), Failure> {
         "--workspace",
         "--exclude",
         "peers",
+        "--exclude",
+        "web-bindgen",
         "--all-features",
         "--lib",
         "--bins",
@@ -92,6 +107,13 @@ fn documentation() -> Result<(), Failure> {
         .env("RUSTDOCFLAGS", "--deny warnings"))
 }
 
+/// The project's folder.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."))
+}
+
 fn cargo(arguments: &[&str]) -> Result<(), Failure> {
     run(Command::new(env!("CARGO")).args(arguments))
 }
@@ -101,10 +123,11 @@ fn run(command: &mut Command) -> Result<(), Failure> {
     let text = format!("{command:?}").replace('"', "");
     let text = text.replacen(env!("CARGO"), "cargo", 1);
     eprintln!("\n$ {text}");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("."));
-    match command.current_dir(root).status() {
+    // Unless the command has a folder of its own.
+    if command.get_current_dir().is_none() {
+        command.current_dir(root());
+    }
+    match command.status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("{text}: {status}")),
         Err(error) => Err(format!("{text}: {error}")),

@@ -1,0 +1,246 @@
+//! What checks need that cargo does not fetch: packages of the system, of npm and of PyPI. Everything that is not installed lies in
+//! `target/tools`, where it stays.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::{Failure, root, run};
+
+/// The folder of what was fetched.
+pub(crate) fn tools() -> PathBuf {
+    root().join("target/tools")
+}
+
+/// Sees to it that these packages of Debian or Ubuntu are installed.
+pub(crate) fn packages(names: &[&str]) -> Result<(), Failure> {
+    let missing: Vec<_> = names
+        .iter()
+        .copied()
+        .filter(|name| !is_installed(name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let all = missing.join(" ");
+    if !is_on_path("apt-get") {
+        return Err(format!("needs what these packages of Debian hold: {all}"));
+    }
+    if !is_root() {
+        return Err(format!(
+            "needs packages: sudo apt-get install --no-install-recommends {all}"
+        ));
+    }
+    let mut install = vec!["install", "--yes", "--no-install-recommends"];
+    install.extend(missing);
+    // Package lists may be old, or never have been fetched.
+    apt(&install, None).or_else(|_| {
+        apt(&["update"], None)?;
+        apt(&install, None)
+    })
+}
+
+/// Whether a package is installed, where packages are Debian's.
+fn is_installed(package: &str) -> bool {
+    Command::new("dpkg-query")
+        .args(["--show", "--showformat", "${db:Status-Status}", package])
+        .stderr(Stdio::null())
+        .output()
+        .is_ok_and(|output| output.stdout == b"installed")
+}
+
+fn apt(arguments: &[&str], folder: Option<&Path>) -> Result<(), Failure> {
+    run(Command::new("apt-get")
+        .arg("--quiet")
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdout(Stdio::null())
+        .current_dir(folder.unwrap_or(root())))
+}
+
+/// The files of a Debian package without installing it: for a driver beside those of the system.
+pub(crate) fn unpacked(package: &str) -> Result<PathBuf, Failure> {
+    once(&tools().join(package), |folder| {
+        if !is_on_path("apt-get") {
+            return Err(format!("needs what Debian's package {package} holds"));
+        }
+        let download = ["download", package];
+        apt(&download, Some(folder)).or_else(|_| {
+            if is_root() {
+                apt(&["update"], None)?;
+            }
+            apt(&download, Some(folder))
+        })?;
+        unpack_deb(folder)
+    })
+}
+
+/// The same from another suite than the system's, such as `bookworm-backports`: its package list stays apart from the system's.
+pub(crate) fn unpacked_from(suite: &str, package: &str) -> Result<PathBuf, Failure> {
+    once(&tools().join(format!("{package}-{suite}")), |folder| {
+        let lists = folder.join("lists");
+        fs::create_dir_all(lists.join("partial")).map_err(|error| error.to_string())?;
+        let source = folder.join("suite.list");
+        fs::write(&source, system_source(suite)?).map_err(|error| error.to_string())?;
+        let options = [
+            format!("-oDir::Etc::SourceList={}", source.display()),
+            "-oDir::Etc::SourceParts=-".to_owned(),
+            format!("-oDir::State::Lists={}", lists.display()),
+        ];
+        let options: Vec<_> = options.iter().map(String::as_str).collect();
+        apt(&[&options[..], &["update"]].concat(), None)?;
+        apt(
+            &[&options[..], &["download", package]].concat(),
+            Some(folder),
+        )?;
+        unpack_deb(folder)
+    })
+}
+
+/// A source line for another suite, at the place where the system has its own packages from.
+fn system_source(suite: &str) -> Result<String, Failure> {
+    let folder = Path::new("/etc/apt");
+    let mut texts = vec![fs::read_to_string(folder.join("sources.list")).unwrap_or_default()];
+    let parts = fs::read_dir(folder.join("sources.list.d"))
+        .into_iter()
+        .flatten();
+    texts.extend(parts.flatten().filter_map(|part| {
+        let known = ["list", "sources"];
+        let path = part.path();
+        let is_known = path
+            .extension()
+            .is_some_and(|end| known.iter().any(|known| end == *known));
+        is_known.then(|| fs::read_to_string(path).unwrap_or_default())
+    }));
+    let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+    let mut words = texts
+        .iter()
+        .flat_map(|text| text.lines())
+        .filter_map(|line| {
+            // `URIs: PLACE`, or `deb [options] PLACE suite main`.
+            let place = match line.strip_prefix("URIs:") {
+                Some(place) => place.split_whitespace().next(),
+                None => line
+                    .strip_prefix("deb ")
+                    .and_then(|rest| rest.split_whitespace().find(|word| word.contains("://"))),
+            }?;
+            place
+                .trim_end_matches('/')
+                .ends_with("/debian")
+                .then_some(place)
+        });
+    let place = words
+        .next()
+        .ok_or("needs a system with Debian's own packages")?;
+    Ok(format!("deb [signed-by={keyring}] {place} {suite} main\n"))
+}
+
+fn unpack_deb(folder: &Path) -> Result<(), Failure> {
+    let archive = file_ending(folder, ".deb")?;
+    run(Command::new("dpkg-deb")
+        .arg("--extract")
+        .args([&*archive, folder]))?;
+    fs::remove_file(archive).map_err(|error| error.to_string())
+}
+
+/// A file of a folder, by the end of its name.
+pub(crate) fn file_ending(folder: &Path, end: &str) -> Result<PathBuf, Failure> {
+    file(folder, |name| name.ends_with(end), end)
+}
+
+/// A file of a folder, by the start of its name.
+pub(crate) fn file_starting(folder: &Path, start: &str) -> Result<PathBuf, Failure> {
+    file(folder, |name| name.starts_with(start), start)
+}
+
+fn file(folder: &Path, is_it: impl Fn(&str) -> bool, part: &str) -> Result<PathBuf, Failure> {
+    let files = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    files
+        .flatten()
+        .find(|file| is_it(&file.file_name().to_string_lossy()))
+        .map(|file| file.path())
+        .ok_or_else(|| format!("{} has no file named like {part}", folder.display()))
+}
+
+/// The folder of npm's packages at these versions.
+pub(crate) fn npm(packages: &[&str]) -> Result<PathBuf, Failure> {
+    if !is_on_path("node") || !is_on_path("npm") {
+        return Err("needs Node.js (20 or later) and npm".to_owned());
+    }
+    let folder = tools().join("npm");
+    let is_there = |package: &&&str| {
+        let (name, version) = package.rsplit_once('@').unwrap_or((package, ""));
+        let text = folder.join("node_modules").join(name).join("package.json");
+        fs::read_to_string(text)
+            .is_ok_and(|text| text.contains(&format!("\"version\": \"{version}\"")))
+    };
+    if !packages.iter().all(|package| is_there(&package)) {
+        fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+        run(Command::new("npm")
+            .args(["install", "--no-audit", "--no-fund", "--silent", "--prefix"])
+            .arg(&folder)
+            .args(packages)
+            .stdout(Stdio::null()))?;
+    }
+    Ok(folder)
+}
+
+/// The unpacked source distribution of a PyPI package.
+pub(crate) fn pypi_source(name: &str, version: &str) -> Result<PathBuf, Failure> {
+    let folder = once(&tools().join(format!("{name}-{version}")), |folder| {
+        let pip = [
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+        ];
+        run(Command::new("python3")
+            .args(pip)
+            .arg("--dest")
+            .arg(folder)
+            .arg(format!("{name}=={version}")))
+        .map_err(|failure| format!("needs Python 3 with pip: {failure}"))?;
+        let archive = file_ending(folder, ".tar.gz")?;
+        run(Command::new("tar")
+            .args(["--strip-components=1", "-xzf"])
+            .arg(&archive)
+            .arg("-C")
+            .arg(folder))?;
+        fs::remove_file(archive).map_err(|error| error.to_string())
+    })?;
+    Ok(folder)
+}
+
+/// Makes a folder, unless that was done before. What failed half-way is made anew.
+fn once(
+    folder: &Path,
+    make: impl FnOnce(&Path) -> Result<(), Failure>,
+) -> Result<PathBuf, Failure> {
+    let done = folder.join(".done");
+    if !done.is_file() {
+        let io = |error: std::io::Error| format!("{}: {error}", folder.display());
+        if folder.exists() {
+            fs::remove_dir_all(folder).map_err(io)?;
+        }
+        fs::create_dir_all(folder).map_err(io)?;
+        make(folder)?;
+        fs::write(done, "").map_err(io)?;
+    }
+    Ok(folder.to_owned())
+}
+
+pub(crate) fn is_on_path(program: &str) -> bool {
+    env::var_os("PATH")
+        .is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(program).is_file()))
+}
+
+pub(crate) fn is_root() -> bool {
+    Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
