@@ -14,6 +14,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .typescript(false)
         // The page says which file it is; bundlers, which would have to guess, are not served.
         .omit_default_module_path(true)
+        // Names of functions are half a module, and of no use without its source.
+        .remove_name_section(true)
+        .remove_producers_section(true)
         .generate(folder)?;
     Ok(())
 }
