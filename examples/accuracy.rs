@@ -10,17 +10,9 @@ mod measure;
 use std::error::Error;
 
 use plotters::prelude::*;
-use wgpu_rope::{Frequencies, GpuContext, Positions, RopeConfig, TableSpec};
+use wgpu_rope::{Frequencies, GpuContext, RopeConfig};
 
-/// Positions looked at below each of these.
-const WINDOW: u32 = 1024;
-const POSITIONS: [u32; 7] = [4096, 16_384, 65_536, 131_072, 1 << 20, 1 << 22, 1 << 24];
-
-struct Row {
-    position: u32,
-    exact: f64,
-    float: f64,
-}
+use measure::{Errors, POSITIONS};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let context = GpuContext::new_blocking()?;
@@ -28,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let frequencies = Frequencies::new(&config)?;
     let rows = POSITIONS
         .iter()
-        .map(|&position| row(&context, &frequencies, position))
+        .map(|&position| pollster::block_on(measure::errors(&context, &frequencies, position)))
         .collect::<Result<Vec<_>, _>>()?;
 
     println!(
@@ -51,51 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn row(
-    context: &GpuContext,
-    frequencies: &Frequencies,
-    position: u32,
-) -> Result<Row, Box<dyn Error>> {
-    let start = position - WINDOW;
-    let table = context
-        .kernel()
-        .table(&TableSpec::new(frequencies), WINDOW)?;
-    let fill = table.bind_positions(Positions::From(start.try_into()?))?;
-    let (plain, plain_table) =
-        measure::float_table(context, frequencies.inv_freq(), start, WINDOW)?;
-    context.run(|pass| {
-        plain.record(pass, 0);
-        fill.record(pass, WINDOW)
-    })?;
-    let count = WINDOW as usize * frequencies.len();
-    let error = |made: &[[f32; 2]]| -> f64 {
-        let entries =
-            (start..position).flat_map(|p| frequencies.inv_freq().map(move |w| truth(p, w)));
-        made.iter()
-            .zip(entries)
-            .fold(0.0, |worst, ([c, s], (cos, sin))| {
-                worst
-                    .max((f64::from(*c) - cos).abs())
-                    .max((f64::from(*s) - sin).abs())
-            })
-    };
-    Ok(Row {
-        position,
-        exact: error(&context.read_blocking(table.buffer(), count)?),
-        float: error(&context.read_blocking(&plain_table, count)?),
-    })
-}
-
-/// cos and sin in f64, the rounding error of the product carried along.
-fn truth(position: u32, inv_freq: f64) -> (f64, f64) {
-    let position = f64::from(position);
-    let angle = position * inv_freq;
-    let rest = position.mul_add(inv_freq, -angle);
-    let (sin, cos) = angle.sin_cos();
-    (cos - sin * rest, sin + cos * rest)
-}
-
-fn draw(file: &str, rows: &[Row], adapter: &str) -> Result<(), Box<dyn Error>> {
+fn draw(file: &str, rows: &[Errors], adapter: &str) -> Result<(), Box<dyn Error>> {
     let area = SVGBackend::new(file, (820, 460)).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)

@@ -1,6 +1,11 @@
 //! Times of candidates that are measured in turn, so that a change of the machine's pace meets all alike.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[cfg(not(target_arch = "wasm32"))]
+use std::time::Instant;
+// The standard one panics in a browser.
+#[cfg(target_arch = "wasm32")]
+use web_time::Instant;
 
 use wgpu_rope::{GpuContext, Result, RopeError};
 
@@ -122,10 +127,16 @@ impl<'a> Clock<'a> {
         self.rejected.as_deref()
     }
 
-    /// Records `count` dispatches into one pass (or so many copies), submits and waits.
+    /// [`Clock::sample_async`] for programs that are not async.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn sample(&mut self, candidate: &Candidate<'_>, count: u32) -> Result<Sample> {
+        pollster::block_on(self.sample_async(candidate, count))
+    }
+
+    /// Records `count` dispatches into one pass (or so many copies), submits and waits.
+    pub async fn sample_async(&mut self, candidate: &Candidate<'_>, count: u32) -> Result<Sample> {
         let context = self.context;
-        context.wait()?;
+        done(context).await?;
         let mut encoder =
             context
                 .device()
@@ -163,9 +174,9 @@ impl<'a> Clock<'a> {
         let finish = start.elapsed() - record;
         let start = Instant::now();
         context.queue().submit([commands]);
-        context.wait()?;
+        done(context).await?;
         let wall = start.elapsed();
-        let gpu = if is_pass { self.gpu(wall)? } else { None };
+        let gpu = if is_pass { self.gpu(wall).await? } else { None };
         Ok(Sample {
             gpu: gpu.map(|gpu| gpu / count),
             wall: wall / count,
@@ -175,11 +186,11 @@ impl<'a> Clock<'a> {
     }
 
     /// What the timestamps of the last pass say, if that is possible in a submission that took `wall`.
-    fn gpu(&mut self, wall: Duration) -> Result<Option<Duration>> {
+    async fn gpu(&mut self, wall: Duration) -> Result<Option<Duration>> {
         let (Some(timestamps), None) = (&self.timestamps, &self.rejected) else {
             return Ok(None);
         };
-        let ticks: Vec<u64> = self.context.read_blocking(&timestamps.resolved, 2)?;
+        let ticks: Vec<u64> = self.context.read(&timestamps.resolved, 2).await?;
         match believed([ticks[0], ticks[1]], timestamps.nanoseconds, wall) {
             Ok(gpu) => Ok(Some(gpu)),
             Err(reason) => {
@@ -189,8 +200,20 @@ impl<'a> Clock<'a> {
         }
     }
 
-    /// Samples of candidates, one of each in every round, the first round of all thrown away. `done` is called after each.
+    /// [`Clock::rounds_async`] for programs that are not async.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn rounds(
+        &mut self,
+        rounds: u32,
+        candidates: &[Candidate<'_>],
+        count: u32,
+        done: impl FnMut(),
+    ) -> Result<Vec<Vec<Sample>>> {
+        pollster::block_on(self.rounds_async(rounds, candidates, count, done))
+    }
+
+    /// Samples of candidates, one of each in every round, the first round of all thrown away. `done` is called after each.
+    pub async fn rounds_async(
         &mut self,
         rounds: u32,
         candidates: &[Candidate<'_>],
@@ -200,7 +223,7 @@ impl<'a> Clock<'a> {
         let mut samples = vec![Vec::new(); candidates.len()];
         for round in 0..=rounds {
             for (candidate, samples) in candidates.iter().zip(&mut samples) {
-                let sample = self.sample(candidate, count)?;
+                let sample = self.sample_async(candidate, count).await?;
                 if round > 0 {
                     samples.push(sample);
                 }
@@ -215,6 +238,24 @@ impl<'a> Clock<'a> {
         }
         Ok(samples)
     }
+}
+
+/// Waits until everything submitted is done.
+#[cfg(not(target_arch = "wasm32"))]
+async fn done(context: &GpuContext) -> Result<()> {
+    context.wait()
+}
+
+/// Waits until everything submitted is done: in a browser nothing may block.
+#[cfg(target_arch = "wasm32")]
+async fn done(context: &GpuContext) -> Result<()> {
+    let (sender, receiver) = futures_intrusive::channel::shared::oneshot_channel();
+    context.queue().on_submitted_work_done(move || {
+        // The receiver is gone only where nobody waits any more.
+        let _ = sender.send(());
+    });
+    receiver.receive().await;
+    context.wait()
 }
 
 /// The time between two timestamps, if it can be that of the only pass of a submission that took `wall`; else what is wrong with it.

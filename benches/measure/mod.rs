@@ -1,5 +1,5 @@
 //! What speed is measured with and against: workloads, a plain in-place pass over the same bytes, a table made with the driver's
-//! own sin and cos, and a clock. Shared by the benches and the examples.
+//! own sin and cos, and a clock. Shared by the benches, the examples and the web page.
 #![allow(
     dead_code,
     unused_imports,
@@ -8,10 +8,12 @@
     reason = "a helper module, of which each user takes a part"
 )]
 
+mod accuracy;
 mod clock;
 mod plain;
 mod workload;
 
+pub use accuracy::{Errors, POSITIONS, errors};
 pub use clock::{Candidate, Clock, Sample, believed, median};
 pub use plain::{Plain, float_table, floors};
 pub use workload::{Case, Layout, Workload};

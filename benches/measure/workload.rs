@@ -249,25 +249,28 @@ impl<'a> Case<'a> {
         })
     }
 
-    /// Rotates the first layer once. True where all bits are the CPU's, those between and behind the heads too.
+    /// [`Case::verify_async`] for programs that are not async.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn verify(&self) -> Result<bool> {
+        pollster::block_on(self.verify_async())
+    }
+
+    /// Rotates the first layer once. True where all bits are the CPU's, those between and behind the heads too.
+    pub async fn verify_async(&self) -> Result<bool> {
         match self.workload.element {
-            ElementType::F16 => self.verify_as::<f16>(),
-            ElementType::Bf16 => self.verify_as::<bf16>(),
-            _ => self.verify_as::<f32>(),
+            ElementType::F16 => self.verify_as::<f16>().await,
+            ElementType::Bf16 => self.verify_as::<bf16>().await,
+            _ => self.verify_as::<f32>().await,
         }
     }
 
-    fn verify_as<T: Element>(&self) -> Result<bool> {
-        let read = || -> Result<[Vec<T>; 2]> {
-            let side = |side: usize| {
-                let count = self.strides[side] / size_of::<T>() as u64;
-                let count = usize::try_from(count).unwrap_or(usize::MAX);
-                self.context.read_blocking::<T>(&self.buffers[side], count)
-            };
-            Ok([side(0)?, side(1)?])
+    async fn verify_as<T: Element>(&self) -> Result<bool> {
+        let read = async |side: usize| {
+            let count = self.strides[side] / size_of::<T>() as u64;
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            self.context.read::<T>(&self.buffers[side], count).await
         };
-        let [mut query, mut key] = read()?;
+        let (mut query, mut key) = (read(0).await?, read(1).await?);
         self.context.run(|pass| {
             self.refill(pass)?;
             self.rotate(pass, 0)
@@ -278,7 +281,7 @@ impl<'a> Case<'a> {
         let with_key = self.workload.kv_heads > 0;
         let spec = self.workload.spec();
         reference::rotate(&spec, &rows, &mut query, with_key.then_some(&mut key[..]))?;
-        let [rotated_query, rotated_key] = read()?;
+        let (rotated_query, rotated_key) = (read(0).await?, read(1).await?);
         let same =
             |a: &[T], b: &[T]| bytemuck::cast_slice::<T, u8>(a) == bytemuck::cast_slice::<T, u8>(b);
         Ok(same(&query, &rotated_query) && same(&key, &rotated_key))

@@ -5,6 +5,7 @@ mod cross;
 mod driver;
 #[allow(dead_code)]
 mod setup;
+mod web;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -15,8 +16,9 @@ cargo xtask demo    builds in release and rotates Q and K of a Llama-3.1 layer o
 cargo xtask test    everything that has to hold: format, lints, all tests on every adapter, docs, examples, benches
 cargo xtask conformance [--only NAME,…] [--require NAME,…] [--fault]
                     the same dispatches on every backend and shader compiler that can be had, their bits compared: a matrix
+cargo xtask web     builds the web page in target/web; --serve [PORT] serves it on this machine, --test opens it in Chromium
 
-The first two install Mesa's software Vulkan driver where there is neither a GPU nor a Vulkan driver (Linux).";
+demo and test install Mesa's software Vulkan driver where there is neither a GPU nor a Vulkan driver (Linux).";
 
 /// Why a command stopped.
 type Failure = String;
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         Some((command, [])) if command == "demo" => demo(),
         Some((command, [])) if command == "test" => test(),
         Some((command, rest)) if command == "conformance" => conformance::main(rest),
+        Some((command, rest)) if command == "web" => web::web(rest),
         _ => Err(USAGE.to_owned()),
     };
     match result {
@@ -60,7 +63,14 @@ fn test() -> Result<(), Failure> {
     let deny = ["--", "--deny", "warnings"];
     cargo(
         &[
-            &["clippy", "--workspace", "--exclude", "peers"],
+            &[
+                "clippy",
+                "--workspace",
+                "--exclude",
+                "peers",
+                "--exclude",
+                "web-bindgen",
+            ],
             &["--all-targets", "--all-features"][..],
             &deny[..],
         ]
@@ -78,6 +88,8 @@ fn test() -> Result<(), Failure> {
         "--workspace",
         "--exclude",
         "peers",
+        "--exclude",
+        "web-bindgen",
         "--all-features",
         "--lib",
         "--bins",
@@ -97,6 +109,13 @@ fn documentation() -> Result<(), Failure> {
     run(Command::new(env!("CARGO"))
         .args(["doc", "--no-deps", "--all-features"])
         .env("RUSTDOCFLAGS", "--deny warnings"))
+}
+
+/// The project's folder.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."))
 }
 
 fn cargo(arguments: &[&str]) -> Result<(), Failure> {

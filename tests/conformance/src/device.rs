@@ -18,11 +18,15 @@ pub fn describe(info: &wgpu::AdapterInfo) -> String {
     format!("{}; wgpu {}", known.join(", "), info.backend)
 }
 
-/// Runs all vectors, each by itself: one that fails leaves the others alone.
+/// Runs all vectors, each by itself: one that fails leaves the others alone. `done` is called after each.
 ///
 /// # Errors
 /// Where the file of the vectors is not whole.
-pub async fn answer(context: &GpuContext, vectors: &Vectors) -> Result<Answers, Failure> {
+pub async fn answer(
+    context: &GpuContext,
+    vectors: &Vectors,
+    mut done: impl FnMut(),
+) -> Result<Answers, Failure> {
     let mut runner = Runner {
         context,
         modules: vectors
@@ -54,6 +58,7 @@ pub async fn answer(context: &GpuContext, vectors: &Vectors) -> Result<Answers, 
                     .insert(vector.full_name(), failure.to_string());
             }
         }
+        done();
     }
     answers.pipeline_ms = runner.pipeline_ms;
     Ok(answers)

@@ -165,5 +165,5 @@ async fn run(
     if !test.passed() {
         return Err(format!("the self-test of the crate fails: {test:?}").into());
     }
-    device::answer(&context, vectors).await
+    device::answer(&context, vectors, || ()).await
 }

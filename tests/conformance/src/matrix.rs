@@ -5,10 +5,9 @@ use std::fmt::Write as _;
 use std::fs;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::vectors::{Failure, Vectors};
-use crate::verdict::{Tally, Verdict, hex};
+use crate::verdict::{self, Tally, Verdict};
 
 /// All that a run found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,7 +54,7 @@ pub enum State {
 /// # Errors
 /// Where a file is not as it has to be.
 pub fn read(vectors: &[u8], paths: &str, date: String) -> Result<Matrix, Failure> {
-    let sha256 = hex(&Sha256::digest(vectors));
+    let sha256 = verdict::sha256(vectors);
     let vectors = Vectors::from_file(vectors)?;
     let paths = paths.lines().map(|line| -> Result<_, Failure> {
         let fields: Vec<_> = line.split('\t').collect();

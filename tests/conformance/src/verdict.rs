@@ -89,7 +89,7 @@ pub fn judge(vectors: &Vectors, answers: &Answers) -> Result<Verdict, Failure> {
     let mut verdict = Verdict {
         about: answers.about.clone(),
         groups: BTreeMap::new(),
-        sha256: hex(&Sha256::digest(&answers.bytes)),
+        sha256: sha256(&answers.bytes),
         examples: Vec::new(),
         pipeline_ms: median_and_most(&answers.pipeline_ms),
     };
@@ -172,6 +172,9 @@ fn values<'a>(bytes: &'a [u8], buffer: &Buffer) -> impl Iterator<Item = (u32, f6
     })
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// SHA-256 in hexadecimal digits.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
