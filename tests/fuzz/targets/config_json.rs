@@ -7,7 +7,7 @@ use crate::model;
 
 /// What reading may take for each byte of a file.
 ///
-/// - The JSON itself: an object of one entry, `{"":0},`, has 7 bytes and takes a node of serde_json's map of 11 keys of 24 bytes and values
+/// - The JSON itself: an object of one entry, `{"":0},`, has 7 bytes and takes a node of `serde_json`'s map of 11 keys of 24 bytes and values
 ///   of 32, and a place in a vector that grows: (632 + 3 * 32) / 7, 104 for each byte.
 /// - A set of parameters may be copied, and a copy of it changed: twice 104.
 /// - Each of at most 256 kinds of layers keeps its divisors: a number and its comma have 2 bytes and are 8, in two lists of which a file has

@@ -68,7 +68,7 @@ pub fn check(
             let axis = if planned.entry_point == "copy_listed" {
                 0
             } else {
-                let axes = plan.pairs().chunks_exact(8).take(pairs as usize);
+                let axes = plan.pairs().chunks_exact(8).take(plan.width() as usize);
                 axes.map(|words| u64::from(words[5])).max().unwrap_or(0)
             };
             let last = u(5) + axis * u(6) + (rows - 1) / run * u(7);
