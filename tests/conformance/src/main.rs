@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
 
 use clap::{Parser, Subcommand};
 use conformance::vectors::{Answers, Failure, Vectors};
-use conformance::{cases, device, verdict};
+use conformance::{cases, device, translate, verdict};
 use wgpu_rope::GpuContext;
 
 #[derive(Debug, Parser)]
@@ -29,6 +30,16 @@ enum Command {
         #[arg(long)]
         backend: String,
     },
+    /// Writes all pipelines in Metal's language, as C++ files and a list.
+    Msl {
+        vectors: PathBuf,
+        folder: PathBuf,
+        /// C++ files, to be compiled side by side; one for each core unless it is given.
+        #[arg(long)]
+        units: Option<usize>,
+    },
+    /// Writes all pipelines in HLSL, as files and a list.
+    Hlsl { vectors: PathBuf, folder: PathBuf },
     /// Compares answers with what was expected, and writes the verdict as JSON.
     Judge {
         vectors: PathBuf,
@@ -49,6 +60,19 @@ fn main() -> Result<(), Failure> {
             let vectors = Vectors::from_file(&fs::read(vectors)?)?;
             let made = pollster::block_on(run(&vectors, &adapter, &backend))?;
             fs::write(answers, made.to_file()?)?;
+        }
+        Command::Msl {
+            vectors,
+            folder,
+            units,
+        } => {
+            let vectors = Vectors::from_file(&fs::read(vectors)?)?;
+            let cores = || thread::available_parallelism().map_or(1, usize::from);
+            translate::to_msl(&vectors, &folder, units.unwrap_or_else(cores))?;
+        }
+        Command::Hlsl { vectors, folder } => {
+            let vectors = Vectors::from_file(&fs::read(vectors)?)?;
+            translate::to_hlsl(&vectors, &folder)?;
         }
         Command::Judge {
             vectors,
