@@ -1,0 +1,121 @@
+// compile.cpp: compiles the pipelines of `conformance hlsl` with DXC, Microsoft's HLSL compiler, as wgpu's Direct3D 12 backend does.
+// Beside each text it writes what became of it, a container with DXIL; in report.json, what the compiler and its validator said.
+//
+//     compile LIBDXCOMPILER FOLDER
+
+#include <dlfcn.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "dxcapi.h"
+
+using nlohmann::json;
+
+static void check(HRESULT result, char const* what) {
+    if (FAILED(result)) throw std::runtime_error(std::string(what) + " failed: " + std::to_string(result));
+}
+
+static std::string read_file(std::string const& path) {
+    std::ifstream file(path, std::ios::binary);
+    if (!file) throw std::runtime_error("cannot read " + path);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+static void write_file(std::string const& path, void const* start, std::size_t size) {
+    std::ofstream file(path, std::ios::binary);
+    file.write(static_cast<char const*>(start), std::streamsize(size));
+    if (!file.flush()) throw std::runtime_error("cannot write " + path);
+}
+
+template <class T>
+static CComPtr<T> created(DxcCreateInstanceProc create, CLSID const& id, char const* what) {
+    CComPtr<T> object;
+    check(create(id, IID_PPV_ARGS(&object)), what);
+    return object;
+}
+
+/// Said of everything where the library that signs for Windows is missing.
+static std::string const unsigned_warning =
+    "warning: DXIL.dll not found.  Resulting DXIL will not be signed for use in release environments.\r\n\n";
+
+/// What the compiler has to say, warnings too.
+static std::string messages(IDxcResult* result) {
+    CComPtr<IDxcBlobUtf8> text;
+    result->GetOutput(DXC_OUT_ERRORS, IID_PPV_ARGS(&text), nullptr);
+    std::string all = text ? std::string(text->GetStringPointer(), text->GetStringLength()) : "";
+    if (all == unsigned_warning) all.clear();
+    HRESULT status = S_OK;
+    check(result->GetStatus(&status), "GetStatus");
+    return FAILED(status) && all.empty() ? "failed: " + std::to_string(status) : all;
+}
+
+struct Compiler {
+    CComPtr<IDxcCompiler3> compiler;
+    CComPtr<IDxcValidator> validator;
+
+    /// Nothing, where the compiler has nothing to say: to wgpu any word is an error.
+    std::string compile(std::string const& file, std::string const& entry_point) const {
+        std::string const text = read_file(file + ".hlsl");
+        std::wstring const entry(entry_point.begin(), entry_point.end());
+        LPCWSTR arguments[] = {L"-E", entry.c_str(), L"-T", L"cs_6_0", L"-HV", L"2018", L"-no-warnings", DXC_ARG_ENABLE_STRICTNESS};
+        DxcBuffer const source{text.data(), text.size(), DXC_CP_UTF8};
+        CComPtr<IDxcResult> result;
+        check(compiler->Compile(&source, arguments, std::size(arguments), nullptr, IID_PPV_ARGS(&result)), "Compile");
+        if (auto said = messages(result); !said.empty()) return said;
+        CComPtr<IDxcBlob> made;
+        check(result->GetOutput(DXC_OUT_OBJECT, IID_PPV_ARGS(&made), nullptr), "GetOutput");
+        write_file(file + ".dxil", made->GetBufferPointer(), made->GetBufferSize());
+
+        CComPtr<IDxcOperationResult> validated;
+        check(validator->Validate(made, DxcValidatorFlags_Default, &validated), "Validate");
+        HRESULT status = S_OK;
+        check(validated->GetStatus(&status), "GetStatus");
+        if (SUCCEEDED(status)) return "";
+        CComPtr<IDxcBlobEncoding> text_of;
+        check(validated->GetErrorBuffer(&text_of), "GetErrorBuffer");
+        return "the validator: " + std::string(static_cast<char const*>(text_of->GetBufferPointer()), text_of->GetBufferSize());
+    }
+};
+
+static void run(char const* library_path, std::string const& folder) {
+    void* const library = dlopen(library_path, RTLD_NOW);
+    if (!library) throw std::runtime_error(dlerror());
+    auto const create = reinterpret_cast<DxcCreateInstanceProc>(dlsym(library, "DxcCreateInstance"));
+    if (!create) throw std::runtime_error(dlerror());
+    Compiler const dxc{created<IDxcCompiler3>(create, CLSID_DxcCompiler, "the compiler"),
+                       created<IDxcValidator>(create, CLSID_DxcValidator, "the validator")};
+    UINT32 major = 0, minor = 0;
+    CComPtr<IDxcVersionInfo> version;
+    check(dxc.compiler->QueryInterface(IID_PPV_ARGS(&version)), "the version");
+    check(version->GetVersion(&major, &minor), "GetVersion");
+
+    json const list = json::parse(read_file(folder + "/list.json"));
+    std::vector<std::string> said;
+    for (auto const& pipeline : list["pipelines"]) {
+        said.push_back(dxc.compile(folder + "/" + std::to_string(said.size()), pipeline["entry_point"]));
+    }
+    json const report{{"about", "DXC " + std::to_string(major) + "." + std::to_string(minor) + ", cs_6_0"}, {"messages", said}};
+    std::string const text = report.dump(2);
+    write_file(folder + "/report.json", text.data(), text.size());
+}
+
+int main(int count, char** arguments) {
+    int status = 0;
+    try {
+        if (count != 3) throw std::runtime_error("usage: compile LIBDXCOMPILER FOLDER");
+        run(arguments[1], arguments[2]);
+    } catch (std::exception const& failure) {
+        std::fprintf(stderr, "%s\n", failure.what());
+        status = 1;
+    }
+    // Without what the library does at the end of a program: there it crashes.
+    std::fflush(nullptr);
+    std::_Exit(status);
+}
