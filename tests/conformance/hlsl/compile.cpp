@@ -1,12 +1,15 @@
 // compile.cpp: compiles the pipelines of `conformance hlsl` with DXC, Microsoft's HLSL compiler, as wgpu's Direct3D 12 backend does.
-// Beside each text it writes what became of it, a container with DXIL; in report.json, what the compiler and its validator said.
+// Beside each text it writes the DXIL that became of it, which is LLVM's bitcode; in report.json, what the compiler and its validator
+// said.
 //
 //     compile LIBDXCOMPILER FOLDER
 
 #include <dlfcn.h>
 
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -28,10 +31,14 @@ static std::string read_file(std::string const& path) {
     return std::string(std::istreambuf_iterator<char>(file), {});
 }
 
-static void write_file(std::string const& path, void const* start, std::size_t size) {
+static void write_file(std::string const& path, std::string const& bytes) {
     std::ofstream file(path, std::ios::binary);
-    file.write(static_cast<char const*>(start), std::streamsize(size));
+    file << bytes;
     if (!file.flush()) throw std::runtime_error("cannot write " + path);
+}
+
+static std::string bytes_of(IDxcBlob* blob) {
+    return std::string(static_cast<char const*>(blob->GetBufferPointer()), blob->GetBufferSize());
 }
 
 template <class T>
@@ -56,6 +63,25 @@ static std::string messages(IDxcResult* result) {
     return FAILED(status) && all.empty() ? "failed: " + std::to_string(status) : all;
 }
 
+static std::uint32_t word_at(std::string const& bytes, std::size_t at) {
+    std::uint32_t word = 0;
+    if (at + sizeof word > bytes.size()) throw std::runtime_error("a container that is cut off");
+    std::memcpy(&word, bytes.data() + at, sizeof word);
+    return word;
+}
+
+/// The bitcode in a container: the start of a part is listed behind a header of 28 bytes and their number; a part has a name and a
+/// size before it; that of the program has a header with place and size of the bitcode, counted from a second name in it.
+static std::string bitcode_of(std::string const& container) {
+    for (std::uint32_t part = 0; part < word_at(container, 28); ++part) {
+        std::size_t const start = word_at(container, 32 + 4 * part);
+        if (container.compare(start, 4, "DXIL") != 0) continue;
+        std::size_t const name = start + 16;
+        return container.substr(name + word_at(container, name + 8), word_at(container, name + 12));
+    }
+    throw std::runtime_error("a container without DXIL");
+}
+
 struct Compiler {
     CComPtr<IDxcCompiler3> compiler;
     CComPtr<IDxcValidator> validator;
@@ -71,16 +97,17 @@ struct Compiler {
         if (auto said = messages(result); !said.empty()) return said;
         CComPtr<IDxcBlob> made;
         check(result->GetOutput(DXC_OUT_OBJECT, IID_PPV_ARGS(&made), nullptr), "GetOutput");
-        write_file(file + ".dxil", made->GetBufferPointer(), made->GetBufferSize());
-
         CComPtr<IDxcOperationResult> validated;
         check(validator->Validate(made, DxcValidatorFlags_Default, &validated), "Validate");
         HRESULT status = S_OK;
         check(validated->GetStatus(&status), "GetStatus");
-        if (SUCCEEDED(status)) return "";
-        CComPtr<IDxcBlobEncoding> text_of;
-        check(validated->GetErrorBuffer(&text_of), "GetErrorBuffer");
-        return "the validator: " + std::string(static_cast<char const*>(text_of->GetBufferPointer()), text_of->GetBufferSize());
+        if (SUCCEEDED(status)) {
+            write_file(file + ".bc", bitcode_of(bytes_of(made)));
+            return "";
+        }
+        CComPtr<IDxcBlobEncoding> errors;
+        check(validated->GetErrorBuffer(&errors), "GetErrorBuffer");
+        return "the validator: " + bytes_of(errors);
     }
 };
 
@@ -102,8 +129,7 @@ static void run(char const* library_path, std::string const& folder) {
         said.push_back(dxc.compile(folder + "/" + std::to_string(said.size()), pipeline["entry_point"]));
     }
     json const report{{"about", "DXC " + std::to_string(major) + "." + std::to_string(minor) + ", cs_6_0"}, {"messages", said}};
-    std::string const text = report.dump(2);
-    write_file(folder + "/report.json", text.data(), text.size());
+    write_file(folder + "/report.json", report.dump(2));
 }
 
 int main(int count, char** arguments) {

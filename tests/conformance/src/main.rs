@@ -40,6 +40,8 @@ enum Command {
     },
     /// Writes all pipelines in HLSL, as files and a list.
     Hlsl { vectors: PathBuf, folder: PathBuf },
+    /// Rewrites what DXC made of these, disassembled, for LLVM on the CPU.
+    Dxil { folder: PathBuf },
     /// Compares answers with what was expected, and writes the verdict as JSON.
     Judge {
         vectors: PathBuf,
@@ -74,6 +76,7 @@ fn main() -> Result<(), Failure> {
             let vectors = Vectors::from_file(&fs::read(vectors)?)?;
             translate::to_hlsl(&vectors, &folder)?;
         }
+        Command::Dxil { folder } => translate::dxil_for_cpu(&folder)?,
         Command::Judge {
             vectors,
             answers,

@@ -1,5 +1,6 @@
 //! Pipelines of the vectors translated by naga to the languages of Metal and Direct3D 12, with the options that wgpu's backends for
-//! these pass to it: for machines that have neither. `msl/` compiles the one as C++ and runs it; `hlsl/` hands the other to DXC.
+//! these pass to it: for machines that have neither. Metal's is compiled as C++ (`msl/`). HLSL is compiled by DXC, and what that made,
+//! which is LLVM's bitcode, by LLVM (`hlsl/`). `cpu/` runs both.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
@@ -81,7 +82,7 @@ fn name(dispatch: &Dispatch) -> String {
 }
 
 /// Writes all pipelines as Metal's language in C++ files `unit-*.cpp`, each in a namespace of its own, with what calls them: see
-/// `msl/kernel.hpp`.
+/// `cpu/kernel.hpp`.
 ///
 /// # Errors
 /// Where naga or the file system reports one.
@@ -135,6 +136,64 @@ pub fn to_hlsl(vectors: &Vectors, folder: &Path) -> Result<(), Failure> {
         list.pipelines.push(one.translated(dispatch, &text, entry_point));
     }
     list.write(folder)
+}
+
+/// Rewrites the DXIL of a folder, disassembled to `*.ll` files, for LLVM on a CPU: each entry point gets a name of its own, memory of
+/// workgroups is that of `cpu/kernel.hpp`, handles are whole numbers (`hlsl/dxil.ll`), and what is said of the machine goes. Writes
+/// `kernels.cpp`, which calls them.
+///
+/// # Errors
+/// Where a file is not as DXC makes it.
+pub fn dxil_for_cpu(folder: &Path) -> Result<(), Failure> {
+    let list: List = serde_json::from_slice(&fs::read(folder.join("list.json"))?)?;
+    let mut declared = String::new();
+    let mut table = String::new();
+    for (number, pipeline) in list.pipelines.iter().enumerate() {
+        let path = folder.join(format!("{number}.ll"));
+        let text = fs::read_to_string(&path)?;
+        fs::write(path, for_cpu(&text, &pipeline.entry_point, number)?)?;
+        writeln!(declared, "extern \"C\" void kernel_{number}();")?;
+        let call = format!("run_dxil(kernel_{number}, at);");
+        writeln!(table, "    [](Invocation const& at) {{ {call} }},")?;
+    }
+    let text = format!(
+        "#include \"dxil.hpp\"\n\n{declared}\nvoid (*const kernels[])(Invocation const&) = {{\n{table}}};\n"
+    );
+    Ok(fs::write(folder.join("kernels.cpp"), text)?)
+}
+
+fn for_cpu(text: &str, entry_point: &str, number: usize) -> Result<String, Failure> {
+    let defined = format!("define void @{entry_point}()");
+    if !text.contains(&defined) {
+        return Err(format!("pipeline {number}: no {defined}").into());
+    }
+    let mut result = String::new();
+    let mut shared = None;
+    for line in text.lines() {
+        if line.starts_with("target ") {
+            continue;
+        }
+        if line.starts_with("%dx.types.Handle = type ") {
+            result.push_str("%dx.types.Handle = type { i64 }\n");
+            continue;
+        }
+        if let Some((name, _)) = line.split_once(" = external addrspace(3) global ") {
+            // All of it is at the start of that memory.
+            if shared.replace(name).is_some() {
+                return Err(format!("pipeline {number}: two variables of workgroups").into());
+            }
+        }
+        writeln!(result, "{line}")?;
+    }
+    if let Some(name) = shared {
+        result = result.replace(name, "@workgroup_memory");
+    }
+    // Where it is defined, and where it is described.
+    for next in ["()", ","] {
+        let name = format!("@{entry_point}{next}");
+        result = result.replace(&name, &format!("@kernel_{number}{next}"));
+    }
+    Ok(result)
 }
 
 impl List {

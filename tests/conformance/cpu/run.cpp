@@ -1,8 +1,9 @@
-// run.cpp: runs the pipelines of `conformance msl` on the CPU. It is linked with the files that this command writes, reads a file of
-// vectors (src/vectors.rs) and the list beside those files, and writes a file of answers.
+// run.cpp: runs translated pipelines on the CPU. It is linked with those that `conformance msl` or `conformance dxil` wrote, reads a
+// file of vectors (src/vectors.rs) and the list beside the pipelines, and writes a file of answers.
 //
 //     run VECTORS LIST ANSWERS ABOUT
 
+#include <algorithm>
 #include <barrier>
 #include <cstdio>
 #include <cstring>
@@ -45,8 +46,7 @@ static std::barrier<>* meeting = nullptr;
 
 void workgroup_barrier() { meeting->arrive_and_wait(); }
 
-/// Memory of workgroups is as large as that of any GPU, and never cleared: the crate asks for that, and writes before it reads.
-static Buffer workgroup_memory(65536);
+char workgroup_memory[65536];
 
 static Bytes read_file(char const* path) {
     std::ifstream file(path, std::ios::binary);
@@ -56,8 +56,8 @@ static Bytes read_file(char const* path) {
 
 /// One invocation of every workgroup, or, where `local` is not given, all of them in turn.
 static void run_workgroups(unsigned number, Pipeline const& pipeline, std::vector<std::uint32_t> const& grid,
-                           void* const* buffers, std::optional<std::uint32_t> local) {
-    Invocation at{buffers, workgroup_memory.start(), {}, 0};
+                           Bound const* bound, std::optional<std::uint32_t> local) {
+    Invocation at{bound, {}, 0};
     auto& [x, y, z] = at.workgroup;
     for (z = 0; z < grid[2]; ++z) {
         for (y = 0; y < grid[1]; ++y) {
@@ -75,32 +75,36 @@ static void run_workgroups(unsigned number, Pipeline const& pipeline, std::vecto
     }
 }
 
+static Access access_of(std::string const& name) {
+    return name == "uniform" ? Access::uniform : name == "storage" ? Access::read_write : Access::read;
+}
+
 static void run_dispatch(unsigned number, Pipeline const& pipeline, json const& dispatch, std::vector<Buffer>& buffers) {
-    // Slots are given in the order of bindings.
     std::vector<json> bindings = dispatch["bindings"];
     std::sort(bindings.begin(), bindings.end(),
               [](json const& a, json const& b) { return a["binding"] < b["binding"]; });
-    std::vector<void*> slots;
-    for (auto const& bound : bindings) {
-        slots.push_back(buffers.at(bound["buffer"]).start() + std::size_t(bound["offset"]));
+    std::vector<Bound> bound;
+    for (auto const& each : bindings) {
+        char* const start = buffers.at(each["buffer"]).start() + std::size_t(each["offset"]);
+        bound.push_back({start, each["size"], access_of(each["access"])});
     }
     std::vector<std::uint32_t> sizes;
     for (auto binding : pipeline.sized) {
-        for (auto const& bound : bindings) {
-            if (bound["binding"] == binding) sizes.push_back(bound["size"]);
+        for (auto const& each : bindings) {
+            if (each["binding"] == binding) sizes.push_back(each["size"]);
         }
     }
-    slots.push_back(sizes.data());
+    bound.push_back({sizes.data(), std::uint32_t(4 * sizes.size()), Access::internal});
     std::vector<std::uint32_t> grid = dispatch["workgroups"];
     if (!pipeline.waits) {
-        run_workgroups(number, pipeline, grid, slots.data(), {});
+        run_workgroups(number, pipeline, grid, bound.data(), {});
         return;
     }
     std::barrier<> barrier(pipeline.invocations);
     meeting = &barrier;
     std::vector<std::thread> threads;
     for (std::uint32_t local = 0; local < pipeline.invocations; ++local) {
-        threads.emplace_back(run_workgroups, number, pipeline, grid, slots.data(), local);
+        threads.emplace_back(run_workgroups, number, pipeline, grid, bound.data(), local);
     }
     for (auto& thread : threads) thread.join();
     meeting = nullptr;
