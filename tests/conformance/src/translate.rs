@@ -107,7 +107,8 @@ pub fn to_msl(vectors: &Vectors, folder: &Path, units: usize) -> Result<(), Fail
         )?;
         writeln!(declared, "void call_{number}(Invocation const&);")?;
         writeln!(table, "    call_{number},")?;
-        list.pipelines.push(one.translated(dispatch, &text, entry_point));
+        list.pipelines
+            .push(one.translated(dispatch, &text, entry_point));
     }
     write!(
         texts[0],
@@ -133,7 +134,8 @@ pub fn to_hlsl(vectors: &Vectors, folder: &Path) -> Result<(), Failure> {
         let one = one(&modules, dispatch)?;
         let (text, entry_point) = hlsl_text(&one, dispatch)?;
         fs::write(folder.join(format!("{number}.hlsl")), &text)?;
-        list.pipelines.push(one.translated(dispatch, &text, entry_point));
+        list.pipelines
+            .push(one.translated(dispatch, &text, entry_point));
     }
     list.write(folder)
 }
