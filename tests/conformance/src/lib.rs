@@ -6,5 +6,7 @@ pub mod device;
 mod list;
 #[cfg(feature = "native")]
 pub mod matrix;
+#[cfg(feature = "native")]
+pub mod translate;
 pub mod vectors;
 pub mod verdict;

@@ -4,11 +4,12 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::thread;
 use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
 use conformance::vectors::{Answers, Failure, Vectors};
-use conformance::{cases, device, matrix, verdict};
+use conformance::{cases, device, matrix, translate, verdict};
 use wgpu_rope::GpuContext;
 
 #[derive(Debug, Parser)]
@@ -39,6 +40,18 @@ enum Command {
     },
     /// Succeeds where there is a GPU.
     HasGpu,
+    /// Writes all pipelines in Metal's language, as C++ files and a list.
+    Msl {
+        vectors: PathBuf,
+        folder: PathBuf,
+        /// C++ files, to be compiled side by side; one for each core unless it is given.
+        #[arg(long)]
+        units: Option<usize>,
+    },
+    /// Writes all pipelines in HLSL, as files and a list.
+    Hlsl { vectors: PathBuf, folder: PathBuf },
+    /// Rewrites what DXC made of these, disassembled, for LLVM on the CPU.
+    Dxil { folder: PathBuf },
     /// Compares answers with what was expected, and writes the verdict as JSON.
     Judge {
         vectors: PathBuf,
@@ -79,6 +92,20 @@ fn main() -> Result<(), Failure> {
             let made = pollster::block_on(run(&vectors, adapter, backend))?;
             fs::write(answers, made.to_file()?)?;
         }
+        Command::Msl {
+            vectors,
+            folder,
+            units,
+        } => {
+            let vectors = Vectors::from_file(&fs::read(vectors)?)?;
+            let cores = || thread::available_parallelism().map_or(1, usize::from);
+            translate::to_msl(&vectors, &folder, units.unwrap_or_else(cores))?;
+        }
+        Command::Hlsl { vectors, folder } => {
+            let vectors = Vectors::from_file(&fs::read(vectors)?)?;
+            translate::to_hlsl(&vectors, &folder)?;
+        }
+        Command::Dxil { folder } => translate::dxil_for_cpu(&folder)?,
         Command::Judge {
             vectors,
             answers,

@@ -1,0 +1,1 @@
+// simd.h: naga's text includes it and uses nothing of it.
