@@ -611,13 +611,18 @@ fn handles_are_shared_between_threads() {
                     start.wait();
                     for round in 0..3 {
                         let [query, key, q, k] = tensors((thread * 3 + round) as u64);
+                        // Some threads meet at a place, others bind to places that no thread has bound to before.
+                        let shift = (thread / 2 + round) % 4;
+                        let shifted = |data: &[f32]| [&vec![9.0; shift], data].concat();
                         let (qb, kb) = (
-                            context.upload(&query, NO_USAGE).unwrap(),
-                            context.upload(&key, NO_USAGE).unwrap(),
+                            context.upload(&shifted(&query), NO_USAGE).unwrap(),
+                            context.upload(&shifted(&key), NO_USAGE).unwrap(),
                         );
-                        let own = prepared
-                            .bind(&Operands::new(qb.slice(..)).with_key(kb.slice(..)), &table)
-                            .unwrap();
+                        let from = 4 * shift as u64..;
+                        let operands =
+                            Operands::new(qb.slice(from.clone())).with_key(kb.slice(from));
+                        let own = prepared.bind(&operands, &table).unwrap();
+                        let (own_q, own_k) = (shifted(&q), shifted(&k));
                         // Pipelines that no thread has made yet, or that others are making.
                         let rare = spec().with_workgroup(8 + 8 * (round as u32));
                         let rare = self::prepared(&kernel, &rare);
@@ -642,7 +647,7 @@ fn handles_are_shared_between_threads() {
                         }
                         context.queue().submit([encoder.finish()]);
                         for (buffer, expected) in
-                            [(&qb, &q), (&kb, &k), (&rare_q, &q), (&rare_k, &k)]
+                            [(&qb, &own_q), (&kb, &own_k), (&rare_q, &q), (&rare_k, &k)]
                         {
                             let made: Vec<f32> =
                                 context.read_blocking(buffer, expected.len()).unwrap();
