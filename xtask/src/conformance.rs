@@ -7,12 +7,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use crate::{Failure, cross, root, run, setup};
+use crate::{Failure, cross, root, run, setup, web};
 
 /// npm's packages: Dawn, and what drives a browser.
 const DAWN: &str = "webgpu@0.6.2";
 
 const WINDOWS: &str = "x86_64-pc-windows-gnu";
+
+/// What lets GCC fuse products and sums.
+const FUSED: &str = if cfg!(target_arch = "x86_64") {
+    "-mfma"
+} else {
+    "-ffp-contract=fast"
+};
+
+/// A PyPI package that holds Microsoft's HLSL compiler for Linux.
+const DXC: (&str, &str) = ("compushady", "0.17.5");
 
 /// A way that WGSL takes to a processor.
 struct Route {
@@ -43,6 +53,27 @@ const ROUTES: &[Route] = &[
         go: dawn,
     },
     Route {
+        name: "browser",
+        title: "wgpu WebGPU, wasm in Chromium, SwiftShader",
+        go: browser,
+    },
+    Route {
+        name: "msl",
+        title: "naga's MSL as C++ on the CPU",
+        go: |bench| msl(bench, "msl", &["-O1", "-ffp-contract=off"]),
+    },
+    Route {
+        name: "msl-fast",
+        title: "naga's MSL with fast math, contracted",
+        // From -O2 on GCC contracts.
+        go: |bench| msl(bench, "msl-fast", &["-O2", "-ffast-math", FUSED]),
+    },
+    Route {
+        name: "hlsl",
+        title: "naga's HLSL, DXC, DXIL on the CPU",
+        go: hlsl,
+    },
+    Route {
         name: "dx12",
         title: "wgpu DX12 under Wine (FXC, vkd3d, Mesa)",
         go: dx12,
@@ -65,7 +96,6 @@ const ROUTES: &[Route] = &[
 ];
 
 /// What a route has to show.
-#[allow(dead_code)]
 enum Done {
     /// A file of answers.
     Answers(PathBuf),
@@ -360,4 +390,197 @@ fn dx12(bench: &Bench) -> Result<Done, Stop> {
         .env("XDG_RUNTIME_DIR", runtime().map_err(absent)?))
     .map_err(Stop::Failed)?;
     Ok(Done::Answers(answers))
+}
+
+/// The web page in Chromium, which makes the vectors itself: its test sees to it that they are those of this machine, bit for bit.
+fn browser(_: &Bench) -> Result<Done, Stop> {
+    web::test().map_err(Stop::Failed)?;
+    Ok(Done::Verdict(root().join("target/web/result.json")))
+}
+
+/// A folder of a route, empty.
+fn emptied(bench: &Bench, name: &str) -> Result<PathBuf, Stop> {
+    let folder = bench.folder.join(name);
+    let io = |error: std::io::Error| Stop::Failed(format!("{}: {error}", folder.display()));
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(io)?;
+    }
+    fs::create_dir_all(&folder).map_err(io)?;
+    Ok(folder)
+}
+
+/// Runs several commands side by side.
+fn run_all(commands: Vec<Command>) -> Result<(), Stop> {
+    std::thread::scope(|scope| {
+        let spawn = |mut command: Command| scope.spawn(move || run(&mut command));
+        let running: Vec<_> = commands.into_iter().map(spawn).collect();
+        running.into_iter().try_for_each(|thread| {
+            let ended = thread.join();
+            ended.unwrap_or_else(|_| Err("a thread panicked".to_owned()))
+        })
+    })
+    .map_err(Stop::Failed)
+}
+
+/// What runs kernels on the CPU, compiled.
+fn cpu_runner(folder: &Path) -> (PathBuf, Command) {
+    let sources = root().join("tests/conformance/cpu");
+    let object = folder.join("run.o");
+    let mut compile = Command::new("g++");
+    compile.args(["-std=c++20", "-O1", "-Wall", "-Wextra", "-I"]);
+    compile.arg(&sources).arg("-c").arg(sources.join("run.cpp"));
+    compile.arg("-o").arg(&object);
+    (object, compile)
+}
+
+/// Runs kernels on the CPU.
+fn on_cpu(bench: &Bench, name: &str, program: &Path, about: &str) -> Result<Done, Stop> {
+    let answers = bench.file(name, "answers");
+    run(Command::new(program)
+        .arg(&bench.vectors)
+        .arg(bench.folder.join(name).join("list.json"))
+        .arg(&answers)
+        .arg(about))
+    .map_err(Stop::Failed)?;
+    Ok(Done::Answers(answers))
+}
+
+/// What a program says of its version, in its first line.
+fn version(program: &str) -> String {
+    let output = Command::new(program).arg("--version").output();
+    let text = output.map(|output| output.stdout).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let mut lines = text.lines().map(str::trim);
+    lines
+        .find(|line| line.contains(|c: char| c.is_ascii_digit()))
+        .unwrap_or(program)
+        .to_owned()
+}
+
+/// The text that Metal's compiler would get, compiled as C++.
+fn msl(bench: &Bench, name: &str, flags: &[&str]) -> Result<Done, Stop> {
+    setup::packages(&["g++", "nlohmann-json3-dev"]).map_err(absent)?;
+    let folder = emptied(bench, name)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    run(Command::new(&bench.program)
+        .arg("msl")
+        .args([&bench.vectors, &folder])
+        .args(["--units", &cores.to_string()]))
+    .map_err(Stop::Failed)?;
+    let sources = root().join("tests/conformance");
+    let (runner, compile) = cpu_runner(&folder);
+    let mut objects = vec![runner];
+    let mut commands = vec![compile];
+    for unit in setup::files_ending(&folder, ".cpp").map_err(Stop::Failed)? {
+        let object = unit.with_extension("o");
+        let mut compile = Command::new("g++");
+        // GCC knows nothing of Metal's attributes, and says so.
+        compile.args(["-std=c++17", "-w"]).args(flags);
+        compile
+            .arg("-I")
+            .arg(sources.join("cpu"))
+            .arg("-I")
+            .arg(sources.join("msl"));
+        compile.arg("-c").arg(&unit).arg("-o").arg(&object);
+        commands.push(compile);
+        objects.push(object);
+    }
+    run_all(commands)?;
+    let program = folder.join("run");
+    run(Command::new("g++")
+        .args(flags)
+        .args(&objects)
+        .arg("-pthread")
+        .arg("-o")
+        .arg(&program))
+    .map_err(Stop::Failed)?;
+    on_cpu(
+        bench,
+        name,
+        &program,
+        &format!("{} {}", version("g++"), flags.join(" ")),
+    )
+}
+
+/// What Microsoft's compiler makes of the HLSL is LLVM's bitcode with functions of its own, which LLVM compiles for the CPU.
+fn hlsl(bench: &Bench) -> Result<Done, Stop> {
+    setup::packages(&["g++", "nlohmann-json3-dev", "llvm"]).map_err(absent)?;
+    let compushady = setup::pypi_source(DXC.0, DXC.1).map_err(absent)?;
+    let dxc = compushady.join("compushady/backends");
+    let folder = emptied(bench, "hlsl")?;
+    let sources = root().join("tests/conformance");
+    run(Command::new(&bench.program)
+        .arg("hlsl")
+        .args([&bench.vectors, &folder]))
+    .map_err(Stop::Failed)?;
+    let (runner, compile) = cpu_runner(&folder);
+    let compiler = folder.join("compile");
+    let mut second = Command::new("g++");
+    second.args(["-std=c++17", "-O1", "-Wall", "-Wextra", "-isystem"]);
+    second.arg(&dxc).arg(sources.join("hlsl/compile.cpp"));
+    second.args(["-ldl", "-o"]).arg(&compiler);
+    run_all(vec![compile, second])?;
+    let library = format!("libdxcompiler_{}.so.3.7", std::env::consts::ARCH);
+    run(Command::new(&compiler).arg(dxc.join(library)).arg(&folder)).map_err(Stop::Failed)?;
+
+    let bitcode = setup::files_ending(&folder, ".bc").map_err(Stop::Failed)?;
+    for file in &bitcode {
+        let done = Command::new("llvm-dis").arg(file).status();
+        if !done.is_ok_and(|status| status.success()) {
+            return Err(Stop::Failed(format!("llvm-dis {}", file.display())));
+        }
+    }
+    let texts: Vec<_> = bitcode
+        .iter()
+        .map(|file| file.with_extension("ll"))
+        .collect();
+    run(Command::new(&bench.program).arg("dxil").arg(&folder)).map_err(Stop::Failed)?;
+    let [all, optimised, object] =
+        ["all.bc", "optimised.bc", "all.o"].map(|name| folder.join(name));
+    let link = Command::new("llvm-link")
+        .args(&texts)
+        .arg(sources.join("hlsl/dxil.ll"))
+        .arg("-o")
+        .arg(&all)
+        .status();
+    if !link.is_ok_and(|status| status.success()) {
+        return Err(Stop::Failed("llvm-link".to_owned()));
+    }
+    run(Command::new("opt")
+        .arg("-O2")
+        .arg(&all)
+        .arg("-o")
+        .arg(&optimised))
+    .map_err(Stop::Failed)?;
+    let mut compile = Command::new("llc");
+    compile.args([
+        "-O2",
+        "-fp-contract=fast",
+        "-relocation-model=pic",
+        "-filetype=obj",
+    ]);
+    if cfg!(target_arch = "x86_64") {
+        compile.arg("-mattr=+fma");
+    }
+    run(compile.arg(&optimised).arg("-o").arg(&object)).map_err(Stop::Failed)?;
+    let program = folder.join("run");
+    run(Command::new("g++")
+        .args(["-std=c++20", "-O1", "-Wall", "-Wextra", "-I"])
+        .arg(sources.join("cpu"))
+        .arg("-I")
+        .arg(sources.join("hlsl"))
+        .arg(folder.join("kernels.cpp"))
+        .arg(sources.join("hlsl/dxil.cpp"))
+        .args([&runner, &object])
+        .args(["-pthread", "-o"])
+        .arg(&program))
+    .map_err(Stop::Failed)?;
+    let about = format!(
+        "{} pipelines compiled and validated by DXC 1.7 ({} {}); {}",
+        bitcode.len(),
+        DXC.0,
+        DXC.1,
+        version("llc")
+    );
+    on_cpu(bench, "hlsl", &program, &about)
 }

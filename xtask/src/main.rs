@@ -3,7 +3,6 @@
 mod conformance;
 mod cross;
 mod driver;
-#[allow(dead_code)]
 mod setup;
 mod web;
 
@@ -109,13 +108,6 @@ fn documentation() -> Result<(), Failure> {
     run(Command::new(env!("CARGO"))
         .args(["doc", "--no-deps", "--all-features"])
         .env("RUSTDOCFLAGS", "--deny warnings"))
-}
-
-/// The project's folder.
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("."))
 }
 
 fn cargo(arguments: &[&str]) -> Result<(), Failure> {

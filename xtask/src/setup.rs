@@ -163,6 +163,18 @@ pub(crate) fn file_ending(folder: &Path, end: &str) -> Result<PathBuf, Failure> 
     file(folder, |name| name.ends_with(end), end)
 }
 
+/// All files of a folder whose names end so, in order.
+pub(crate) fn files_ending(folder: &Path, end: &str) -> Result<Vec<PathBuf>, Failure> {
+    let files = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut paths: Vec<_> = files
+        .flatten()
+        .map(|file| file.path())
+        .filter(|path| path.to_string_lossy().ends_with(end))
+        .collect();
+    paths.sort();
+    Ok(paths)
+}
+
 /// A file of a folder, by the start of its name.
 pub(crate) fn file_starting(folder: &Path, start: &str) -> Result<PathBuf, Failure> {
     file(folder, |name| name.starts_with(start), start)

@@ -157,7 +157,8 @@ impl Runner<'_> {
             entry_point: Some(&dispatch.entry_point),
             compilation_options: wgpu::PipelineCompilationOptions {
                 constants: &constants,
-                ..Default::default()
+                // As the crate does: no kernel reads what it has not written.
+                zero_initialize_workgroup_memory: false,
             },
             cache: None,
         });

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::vectors::{Failure, Vectors};
 use crate::verdict::{self, Tally, Verdict};
@@ -73,7 +74,12 @@ pub fn read(vectors: &[u8], paths: &str, date: String) -> Result<Matrix, Failure
             "checked" => result.state = State::Checked,
             "skipped" => result.state = State::Skipped,
             "judged" => {
-                let verdict: Verdict = serde_json::from_slice(&fs::read(text)?)?;
+                // The web page has its verdict among other things.
+                let mut found: Value = serde_json::from_slice(&fs::read(text)?)?;
+                if let Some(part) = found.get_mut("verdict") {
+                    found = part.take();
+                }
+                let verdict: Verdict = serde_json::from_value(found)?;
                 if verdict.is_equal() {
                     result.state = State::Equal;
                 }
