@@ -42,13 +42,14 @@ pub struct PairChannels {
 }
 
 impl Pairing {
-    /// The channels of pair `k` of a window of `pairs` pairs.
+    /// The channels of pair `k`, less than `pairs`, of a window of `pairs` pairs. Where they do not fit u32 they are its largest value.
     #[must_use]
     pub fn channels(self, pairs: u32, k: u32) -> PairChannels {
-        let interleaved = [2 * k, 2 * k + 1];
+        let even = k.saturating_mul(2);
+        let interleaved = [even, even.saturating_add(1)];
         let block = (pairs / self.blocks()).max(1);
-        let first = k + k / block * block;
-        let split = [first, first + block];
+        let first = k.saturating_add(k / block * block);
+        let split = [first, first.saturating_add(block)];
         let of = |is_interleaved| if is_interleaved { interleaved } else { split };
         PairChannels {
             read: of(self.reads_interleaved()),

@@ -2,6 +2,7 @@
 
 mod conformance;
 mod cross;
+mod deny;
 mod driver;
 mod setup;
 mod web;
@@ -15,6 +16,7 @@ cargo xtask demo    builds in release and rotates Q and K of a Llama-3.1 layer o
 cargo xtask test    everything that has to hold: format, lints, all tests on every adapter, docs, examples, benches
 cargo xtask conformance [--only NAME,…] [--require NAME,…] [--fault]
                     the same dispatches on every backend and shader compiler that can be had, their bits compared: a matrix
+cargo xtask deny    licences, sources, duplicates and advisories of all dependencies
 cargo xtask web     builds the web page in target/web; --serve [PORT] serves it on this machine, --test opens it in Chromium
 
 demo and test install Mesa's software Vulkan driver where there is neither a GPU nor a Vulkan driver (Linux).";
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         Some((command, [])) if command == "demo" => demo(),
         Some((command, [])) if command == "test" => test(),
         Some((command, rest)) if command == "conformance" => conformance::main(rest),
+        Some((command, [])) if command == "deny" => deny::main(),
         Some((command, rest)) if command == "web" => web::web(rest),
         _ => Err(USAGE.to_owned()),
     };
