@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use crate::dispatch::Operands;
 use crate::error::{Result, RopeError};
-use crate::kernel::{KernelOptions, RopeKernel, lock, scoped};
+use crate::kernel::{KernelOptions, RopeKernel, lock};
 use crate::layout::{Element, HeadLayout};
 use crate::plan::{CacheLayout, Content, RopePlan, RotateSpec, TableSpec};
 use crate::positions::RowPositions;
+use crate::scope::{checked, checked_as, is_lost, lost, scoped};
 use crate::table::{CosSinTable, Positions, TableFill};
 
 const INSTALL: &str = "a GPU driver with Vulkan, Metal or DX12 is needed; without a GPU, Mesa's software driver serves \
@@ -25,8 +26,17 @@ pub struct GpuContext {
     info: wgpu::AdapterInfo,
     kernel: RopeKernel,
     queue: wgpu::Queue,
-    /// The first error that wgpu reported outside of a call that returns it; only on a device made here.
-    reported: Arc<Mutex<Option<String>>>,
+    /// Only on a device made here: what an application hears of its own device by callbacks of its own.
+    reported: Arc<Mutex<Reported>>,
+}
+
+/// What wgpu has reported outside of the calls that return errors.
+#[derive(Debug, Default)]
+struct Reported {
+    /// The first error since it was asked last.
+    error: Option<String>,
+    /// Why the device is lost, for good.
+    lost: Option<String>,
 }
 
 impl GpuContext {
@@ -155,13 +165,19 @@ impl GpuContext {
                 operand: "device",
                 message: error.to_string(),
             })?;
-        let context = Self::from_device(&device, &queue)?;
-        let reported = context.reported.clone();
+        let reported = Arc::new(Mutex::new(Reported::default()));
+        let errors = reported.clone();
         device.on_uncaptured_error(Arc::new(move |error| {
-            lock(&reported).get_or_insert_with(|| error.to_string());
+            lock(&errors).error.get_or_insert_with(|| error.to_string());
         }));
+        let loss = reported.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            lock(&loss).lost = Some(format!("the device is lost: {reason:?} {message}"));
+        });
+        let context = checked(&device, || Self::from_device(&device, &queue)).await?;
         Ok(Self {
             info: adapter.get_info(),
+            reported,
             ..context
         })
     }
@@ -221,30 +237,30 @@ impl GpuContext {
     ) -> Result<wgpu::Buffer> {
         let bytes: &[u8] = bytemuck::cast_slice(data);
         let size = (bytes.len() as u64).next_multiple_of(4).max(4);
-        let buffer = self.buffer(
-            "wgpu-rope upload",
-            size,
-            wgpu::BufferUsages::STORAGE
-                | wgpu::BufferUsages::COPY_SRC
-                | wgpu::BufferUsages::COPY_DST
-                | usage,
-        )?;
-        let whole = bytes.len() / 4 * 4;
-        self.queue.write_buffer(&buffer, 0, &bytes[..whole]);
-        if whole < bytes.len() {
-            let mut last = [0; 4];
-            last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
-            self.queue.write_buffer(&buffer, whole as u64, &last);
-        }
-        Ok(buffer)
+        let label = "wgpu-rope upload";
+        self.check_size(label, size)?;
+        scoped(self.device(), label, Some(size), || {
+            let buffer = self.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size,
+                usage: wgpu::BufferUsages::STORAGE
+                    | wgpu::BufferUsages::COPY_SRC
+                    | wgpu::BufferUsages::COPY_DST
+                    | usage,
+                mapped_at_creation: false,
+            });
+            let whole = bytes.len() / 4 * 4;
+            self.queue.write_buffer(&buffer, 0, &bytes[..whole]);
+            if whole < bytes.len() {
+                let mut last = [0; 4];
+                last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
+                self.queue.write_buffer(&buffer, whole as u64, &last);
+            }
+            buffer
+        })
     }
 
-    fn buffer(
-        &self,
-        label: &'static str,
-        size: u64,
-        usage: wgpu::BufferUsages,
-    ) -> Result<wgpu::Buffer> {
+    fn check_size(&self, label: &'static str, size: u64) -> Result<()> {
         let allowed = self.device().limits().max_buffer_size;
         if size > allowed {
             return Err(RopeError::Limit {
@@ -254,14 +270,7 @@ impl GpuContext {
                 allowed,
             });
         }
-        scoped(self.device(), label, Some(size), || {
-            self.device().create_buffer(&wgpu::BufferDescriptor {
-                label: Some(label),
-                size,
-                usage,
-                mapped_at_creation: false,
-            })
-        })
+        Ok(())
     }
 
     /// Records into one compute pass of one encoder, and submits it.
@@ -269,19 +278,21 @@ impl GpuContext {
     /// # Errors
     /// Whatever the closure returns, and then nothing is submitted; [`RopeError::Device`] where wgpu reports an error.
     pub fn run(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>) -> Result<()>) -> Result<()> {
-        let mut encoder = self
-            .device()
-            .create_command_encoder(&wgpu::CommandEncoderDescriptor {
-                label: Some("wgpu-rope"),
-            });
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                label: Some("wgpu-rope"),
-                timestamp_writes: None,
-            });
-            record(&mut pass)?;
-        }
-        let commands = scoped(self.device(), "pass", None, || encoder.finish())?;
+        let commands = scoped(self.device(), "pass", None, || {
+            let mut encoder =
+                self.device()
+                    .create_command_encoder(&wgpu::CommandEncoderDescriptor {
+                        label: Some("wgpu-rope"),
+                    });
+            {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                    label: Some("wgpu-rope"),
+                    timestamp_writes: None,
+                });
+                record(&mut pass)?;
+            }
+            Ok(encoder.finish())
+        })??;
         scoped(self.device(), "submission", None, || {
             self.queue.submit([commands])
         })?;
@@ -299,11 +310,16 @@ impl GpuContext {
                 operand: "device",
                 message: error.to_string(),
             })?;
-        self.check()
+        self.check()?;
+        if is_lost(self.device()) {
+            return Err(lost("device"));
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<()> {
-        match lock(&self.reported).take() {
+        let mut reported = lock(&self.reported);
+        match reported.lost.clone().or_else(|| reported.error.take()) {
             None => Ok(()),
             Some(message) => Err(RopeError::Device {
                 operand: "device",
@@ -339,36 +355,38 @@ impl GpuContext {
                 format!("{} bytes, {:?}", buffer.size(), buffer.usage()),
             ));
         }
-        let staging = self.buffer(
-            "wgpu-rope read-back",
-            size,
-            wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-        )?;
-        let mut encoder = self
-            .device()
-            .create_command_encoder(&wgpu::CommandEncoderDescriptor {
-                label: Some("wgpu-rope read-back"),
-            });
-        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
-        let commands = scoped(self.device(), operand, None, || encoder.finish())?;
-        scoped(self.device(), operand, None, || {
-            self.queue.submit([commands])
-        })?;
+        self.check_size(operand, size)?;
         let (sender, receiver) = futures_intrusive::channel::shared::oneshot_channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| {
-            // The receiver is gone only where nobody waits for the answer.
-            let _ = sender.send(result);
-        });
+        let staging = checked_as(self.device(), operand, Some(size), || {
+            let label = Some("wgpu-rope read-back");
+            let staging = self.device().create_buffer(&wgpu::BufferDescriptor {
+                label,
+                size,
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            let mut encoder = self
+                .device()
+                .create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
+            encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
+            self.queue.submit([encoder.finish()]);
+            staging.map_async(wgpu::MapMode::Read, .., move |result| {
+                // The receiver is gone only where nobody waits for the answer.
+                let _ = sender.send(result);
+            });
+            Ok(staging)
+        })
+        .await?;
         self.wait()?;
-        let lost = |message: String| RopeError::Device { operand, message };
+        let unmapped = |message: String| RopeError::Device { operand, message };
         match receiver.receive().await {
             Some(Ok(())) => {}
-            Some(Err(error)) => return Err(lost(error.to_string())),
-            None => return Err(lost("the mapping was dropped".into())),
+            Some(Err(error)) => return Err(unmapped(error.to_string())),
+            None => return Err(unmapped("the mapping was dropped".into())),
         }
         let mapped = staging
             .get_mapped_range(..)
-            .map_err(|error| lost(error.to_string()))?;
+            .map_err(|error| unmapped(error.to_string()))?;
         Ok(bytemuck::pod_collect_to_vec(&mapped[..bytes]))
     }
 
@@ -409,27 +427,31 @@ impl GpuContext {
         query: &mut [T],
         key: Option<&mut [T]>,
     ) -> Result<()> {
-        let rows = u32::try_from(positions.rows(table.axes()))
-            .map_err(|_| RopeError::overflow("positions", "their number must fit u32"))?;
-        let table = self.kernel.table(table, rows)?;
-        let none = wgpu::BufferUsages::empty();
-        let fill = match positions {
-            RowPositions::Ids(ids) => {
-                let ids = self.upload(ids, none)?;
-                table.bind_positions(Positions::Ids(ids.slice(..)))
-            }
-            RowPositions::IdsPerAxis(ids, order) => {
-                let ids = self.upload(ids, none)?;
-                let ids = ids.slice(..);
-                table.bind_positions(Positions::IdsPerAxis { ids, order })
-            }
-            RowPositions::Coordinates(values, order) => {
-                let values = self.upload(values, none)?;
-                let values = values.slice(..);
-                table.bind_positions(Positions::Coordinates { values, order })
-            }
-        }?;
-        self.rotate_with(spec, &table, &fill, query, key).await
+        let buffers = checked(self.device(), || {
+            let rows = u32::try_from(positions.rows(table.axes()))
+                .map_err(|_| RopeError::overflow("positions", "their number must fit u32"))?;
+            let table = self.kernel.table(table, rows)?;
+            let none = wgpu::BufferUsages::empty();
+            let fill = match positions {
+                RowPositions::Ids(ids) => {
+                    let ids = self.upload(ids, none)?;
+                    table.bind_positions(Positions::Ids(ids.slice(..)))
+                }
+                RowPositions::IdsPerAxis(ids, order) => {
+                    let ids = self.upload(ids, none)?;
+                    let ids = ids.slice(..);
+                    table.bind_positions(Positions::IdsPerAxis { ids, order })
+                }
+                RowPositions::Coordinates(values, order) => {
+                    let values = self.upload(values, none)?;
+                    let values = values.slice(..);
+                    table.bind_positions(Positions::Coordinates { values, order })
+                }
+            }?;
+            self.run_rotation(spec, &table, &fill, query, key.as_deref())
+        })
+        .await?;
+        self.read_rotated(buffers, query, key).await
     }
 
     /// The same with a caller's own cos and sin: row `ids[r]` of both is row r of the table.
@@ -469,26 +491,30 @@ impl GpuContext {
                 id,
             ));
         }
-        let rows = u32::try_from(ids.len())
-            .map_err(|_| RopeError::overflow("positions", "their number must fit u32"))?;
-        let table = self.kernel.table(table, rows)?;
-        let none = wgpu::BufferUsages::empty();
-        let (cos, sin) = (self.upload(cos, none)?, self.upload(sin, none)?);
-        let ids = self.upload(ids, none)?;
-        let ids = Positions::Ids(ids.slice(..));
-        let fill = table.bind_cache(cos.slice(..), sin.slice(..), ids)?;
-        self.rotate_with(spec, &table, &fill, query, key).await
+        let buffers = checked(self.device(), || {
+            let rows = u32::try_from(ids.len())
+                .map_err(|_| RopeError::overflow("positions", "their number must fit u32"))?;
+            let table = self.kernel.table(table, rows)?;
+            let none = wgpu::BufferUsages::empty();
+            let (cos, sin) = (self.upload(cos, none)?, self.upload(sin, none)?);
+            let ids = self.upload(ids, none)?;
+            let ids = Positions::Ids(ids.slice(..));
+            let fill = table.bind_cache(cos.slice(..), sin.slice(..), ids)?;
+            self.run_rotation(spec, &table, &fill, query, key.as_deref())
+        })
+        .await?;
+        self.read_rotated(buffers, query, key).await
     }
 
-    /// Uploads tensors, records fill and rotation, and reads back.
-    async fn rotate_with<T: Element>(
+    /// Uploads tensors, and submits fill and rotation.
+    fn run_rotation<T: Element>(
         &self,
         spec: &RotateSpec,
         table: &CosSinTable,
         fill: &TableFill,
-        query: &mut [T],
-        key: Option<&mut [T]>,
-    ) -> Result<()> {
+        query: &[T],
+        key: Option<&[T]>,
+    ) -> Result<(wgpu::Buffer, Option<wgpu::Buffer>)> {
         let element = |operand, planned: Option<(HeadLayout, _)>| match planned {
             Some((_, planned)) if planned != T::TYPE => Err(RopeError::layout(
                 operand,
@@ -502,7 +528,6 @@ impl GpuContext {
         let plan = RopePlan::new(spec, self.kernel.limits())?;
         let query_buffer = self.upload(query, wgpu::BufferUsages::empty())?;
         let key_buffer = key
-            .as_deref()
             .map(|key| self.upload(key, wgpu::BufferUsages::empty()))
             .transpose()?;
         let mut operands = Operands::new(query_buffer.slice(..));
@@ -514,6 +539,16 @@ impl GpuContext {
             fill.record(pass, fill.rows())?;
             dispatch.record(pass, spec.tokens())
         })?;
+        Ok((query_buffer, key_buffer))
+    }
+
+    /// Reads tensors back into their slices: both or none.
+    async fn read_rotated<T: Element>(
+        &self,
+        (query_buffer, key_buffer): (wgpu::Buffer, Option<wgpu::Buffer>),
+        query: &mut [T],
+        key: Option<&mut [T]>,
+    ) -> Result<()> {
         let rotated_query = self.read(&query_buffer, query.len()).await?;
         if let (Some(key), Some(buffer)) = (key, key_buffer) {
             let rotated_key = self.read(&buffer, key.len()).await?;

@@ -63,9 +63,9 @@ impl RopeKernel {
     /// the storage alignment, when the first are bound so; [`RopeKernel::warm`] compiles the pipelines before.
     ///
     /// # Errors
-    /// [`RopeError::Limit`] where the plan was made for limits that this device does not have.
+    /// [`RopeError::Limit`] where the plan was made for limits that this device does not have; [`RopeError::Device`] where it is lost.
     pub fn prepare(&self, plan: &RopePlan) -> Result<PreparedRope> {
-        self.check_limits(plan)?;
+        self.check_plan(plan)?;
         Ok(PreparedRope::new(self, plan))
     }
 }
@@ -120,7 +120,7 @@ impl PreparedRope {
     ///   a multiple of 4;
     /// - [`RopeError::Layout`] that a key is missing or not planned, or that query and key share an element;
     /// - [`RopeError::Table`] that the table has another width, too few rows, or another device;
-    /// - [`RopeError::Device`] what wgpu reports, such as a buffer of another device.
+    /// - [`RopeError::Device`] what wgpu reports, such as a buffer of another device or the device's loss.
     pub fn bind(&self, operands: &Operands<'_>, table: &CosSinTable) -> Result<RopeDispatch> {
         let plan = self.plan();
         let spec = plan.spec();

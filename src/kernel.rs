@@ -9,6 +9,7 @@ use crate::frequencies::Frequencies;
 use crate::plan::{
     Limits, Placement, PlannedDispatch, ROTATE_WGSL, Resource, RopePlan, TABLE_WGSL,
 };
+use crate::scope::{is_lost, lost, scoped};
 
 /// What a kernel may be given beside its device.
 #[derive(Debug, Clone, Default)]
@@ -153,7 +154,8 @@ impl RopeKernel {
     /// Compiles the shader modules for a device. Pipelines are made when a plan first needs them; see [`RopeKernel::warm`].
     ///
     /// # Errors
-    /// [`RopeError::Limit`] where the device has less than the baseline; [`RopeError::Device`] where wgpu refuses a module.
+    /// [`RopeError::Limit`] where the device has less than the baseline; [`RopeError::Device`] where wgpu refuses a module, or the
+    /// device is lost.
     pub fn new(device: &wgpu::Device, options: &KernelOptions) -> Result<Self> {
         let device = device.clone();
         let limits = device.limits();
@@ -258,7 +260,7 @@ impl RopeKernel {
         plans: impl IntoIterator<Item = (&'a RopePlan, Placement)>,
     ) -> Result<()> {
         for (plan, placement) in plans {
-            self.check_limits(plan)?;
+            self.check_plan(plan)?;
             for dispatch in plan.dispatches(placement)? {
                 self.compile(&self.shared.rotate, &dispatch)?;
             }
@@ -266,7 +268,8 @@ impl RopeKernel {
         Ok(())
     }
 
-    pub(crate) fn check_limits(&self, plan: &RopePlan) -> Result<()> {
+    /// Checks that a plan is one for this device, and that there still is a device.
+    pub(crate) fn check_plan(&self, plan: &RopePlan) -> Result<()> {
         let (planned, own) = (plan.limits(), self.limits());
         let at_most = [
             (
@@ -305,6 +308,9 @@ impl RopeKernel {
                     allowed,
                 });
             }
+        }
+        if is_lost(self.device()) {
+            return Err(lost("plan"));
         }
         Ok(())
     }
@@ -408,22 +414,26 @@ impl RopeKernel {
         words: &[u32],
     ) -> Result<wgpu::Buffer> {
         let bytes: &[u8] = bytemuck::cast_slice(words);
-        let buffer = scoped(self.device(), label, Some(bytes.len() as u64), || {
-            self.device().create_buffer(&wgpu::BufferDescriptor {
+        let size = bytes.len() as u64;
+        let (buffer, written) = scoped(self.device(), label, Some(size), || {
+            let buffer = self.device().create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
-                size: bytes.len() as u64,
+                size,
                 usage,
                 mapped_at_creation: true,
-            })
+            });
+            let written = buffer
+                .get_mapped_range_mut(..)
+                .map(|mut mapped| mapped.copy_from_slice(bytes));
+            if written.is_ok() {
+                buffer.unmap();
+            }
+            (buffer, written)
         })?;
-        buffer
-            .get_mapped_range_mut(..)
-            .map_err(|error| RopeError::Device {
-                operand: label,
-                message: error.to_string(),
-            })?
-            .copy_from_slice(bytes);
-        buffer.unmap();
+        written.map_err(|error| RopeError::Device {
+            operand: label,
+            message: error.to_string(),
+        })?;
         Ok(buffer)
     }
 }
@@ -495,45 +505,6 @@ impl Stage {
 /// A lock whose holder cannot leave it half changed: a panic elsewhere does not make it unusable.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Makes an object (of so many bytes, if it has a size) and turns what wgpu reports into an error, instead of leaving it to the application's handler.
-///
-/// In a browser the report would come later than the object; there it goes to the application's handler.
-pub(crate) fn scoped<T>(
-    device: &wgpu::Device,
-    operand: &'static str,
-    bytes: Option<u64>,
-    make: impl FnOnce() -> T,
-) -> Result<T> {
-    #[cfg(target_arch = "wasm32")]
-    {
-        let _ = (device, operand, bytes);
-        Ok(make())
-    }
-    #[cfg(not(target_arch = "wasm32"))]
-    {
-        let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
-        let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let made = make();
-        // These futures are ready at once on every native backend.
-        for scope in [validation, memory, internal] {
-            match pollster::block_on(scope.pop()) {
-                None => {}
-                Some(wgpu::Error::OutOfMemory { .. }) => {
-                    return Err(RopeError::OutOfMemory { operand, bytes });
-                }
-                Some(error) => {
-                    return Err(RopeError::Device {
-                        operand,
-                        message: error.to_string(),
-                    });
-                }
-            }
-        }
-        Ok(made)
-    }
 }
 
 /// Checks that a slice can be a storage binding.

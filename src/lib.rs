@@ -53,9 +53,10 @@
 //! - **Nothing behind the application's back.** Recording submits nothing, polls nothing, writes nothing through the queue.
 //! - **Errors, not panics.** Every fault that the crate can see (shapes, sizes, usages, alignment, overlap, the table's width and
 //!   rows, limits) is a [`RopeError`] naming operand, rule and value, and nothing is recorded then. Natively that includes what wgpu
-//!   alone can see of a binding, such as a buffer of another device; in a browser such reports go to the device's own error
-//!   handler. Not to be seen are a table of other frequencies of the same width, a fill that was recorded and not submitted,
-//!   and objects of another `wgpu::Instance`, on which wgpu itself panics.
+//!   alone can see: memory that is out (but for its GL backend, which does not ask), a lost device, a buffer of another device. A
+//!   browser tells of such things later than it returns an object: await [`checked`] around whatever is made there, or hear of
+//!   it in the device's own error handler. Not to be seen are a table of other frequencies of the same width, a fill that was recorded
+//!   and not submitted, and objects of another `wgpu::Instance`, on which wgpu itself panics.
 //!
 //! # Features
 //! - `wgpu` (default): everything that touches a GPU. wgpu's backends are the application's choice; `vulkan`, `metal`, `dx12`, `gles`
@@ -85,6 +86,8 @@ mod plan;
 pub mod positions;
 pub mod reference;
 #[cfg(feature = "wgpu")]
+mod scope;
+#[cfg(feature = "wgpu")]
 mod self_test;
 #[cfg(feature = "wgpu")]
 mod table;
@@ -106,6 +109,7 @@ pub use {
     context::GpuContext,
     dispatch::{Operands, PreparedRope, RopeDispatch},
     kernel::{KernelOptions, RopeKernel},
+    scope::checked,
     self_test::SelfTest,
     table::{CosSinTable, Positions, TableFill},
     wgpu,

@@ -7,6 +7,7 @@ use crate::frequencies::{Frequencies, Pair};
 use crate::layout::{Element, HeadLayout};
 use crate::plan::{RotateSpec, TableSpec};
 use crate::reference;
+use crate::scope::checked;
 use crate::table::Positions;
 
 /// What a self-test found.
@@ -68,10 +69,14 @@ impl GpuContext {
         let frequencies = Frequencies::from_pairs(ladder, 1.190_238_071_161_14)?;
         let rows = u32::try_from(POSITIONS.len()).unwrap_or(0);
         let spec = TableSpec::new(&frequencies);
-        let table = self.kernel().table(&spec, rows)?;
-        let ids = self.upload(&POSITIONS, wgpu::BufferUsages::empty())?;
-        let fill = table.bind_positions(Positions::Ids(ids.slice(..)))?;
-        self.run(|pass| fill.record(pass, rows))?;
+        let table = checked(self.device(), || {
+            let table = self.kernel().table(&spec, rows)?;
+            let ids = self.upload(&POSITIONS, wgpu::BufferUsages::empty())?;
+            let fill = table.bind_positions(Positions::Ids(ids.slice(..)))?;
+            self.run(|pass| fill.record(pass, rows))?;
+            Ok(table)
+        })
+        .await?;
         let expected = reference::table(&spec, (&POSITIONS).into())?;
         let made: Vec<[u32; 2]> = self.read(table.buffer(), expected.len()).await?;
         let table_differences = expected

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{Result, RopeError};
-use crate::kernel::{RopeKernel, Step, scoped, storage};
+use crate::kernel::{RopeKernel, Step, storage};
 use crate::plan::{Content, PositionSource, Resource, TablePlan, TableSpec};
 use crate::positions::AxisOrder;
+use crate::scope::scoped;
 
 /// Where the positions of a table's rows come from. Buffers are the caller's, hold i32 (f32 for coordinates), and need
 /// [`wgpu::BufferUsages::STORAGE`]; they are read when a recorded fill runs, so one small write to them a step is all that
@@ -72,7 +73,8 @@ impl RopeKernel {
     /// Its rows are made by [`CosSinTable::bind_positions`] (or [`CosSinTable::bind_cache`]) and a recorded fill.
     ///
     /// # Errors
-    /// Those of [`TablePlan::new`]; [`RopeError::OutOfMemory`] and [`RopeError::Device`] where wgpu cannot make the buffers.
+    /// Those of [`TablePlan::new`]; [`RopeError::OutOfMemory`] and [`RopeError::Device`] where wgpu cannot make the buffers, or
+    /// the device is lost.
     pub fn table(&self, spec: &TableSpec, rows: u32) -> Result<CosSinTable> {
         CosSinTable::new(self, TablePlan::new(spec, rows, self.limits())?)
     }
@@ -156,7 +158,7 @@ impl CosSinTable {
     ///
     /// # Errors
     /// [`RopeError::Buffer`] where the buffer has not the usage `STORAGE`, starts at a byte that is not a multiple of 4,
-    /// holds no i32 or belongs to another device; [`RopeError::Device`] where wgpu refuses an object.
+    /// holds no i32 or belongs to another device; [`RopeError::Device`] where wgpu refuses an object, or the device is lost.
     pub fn bind_positions(&self, positions: Positions<'_>) -> Result<TableFill> {
         if matches!(self.plan().spec().content, Content::Cache(_)) {
             return Err(RopeError::table(

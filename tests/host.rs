@@ -568,6 +568,8 @@ fn several_dispatches_take_any_count_but_no_indirect_one() {
     }
 }
 
+const THREADS: usize = 8;
+
 #[test]
 fn handles_are_shared_between_threads() {
     fn shared<T: Clone + std::fmt::Debug + Send + Sync>(_: &T) {}
@@ -587,25 +589,76 @@ fn handles_are_shared_between_threads() {
             .kernel()
             .warm([Placement::default(), packed].map(|placement| (prepared.plan(), placement)))
             .unwrap();
+        // One tensor that all threads turn in turn, each with an encoder of its own.
+        let [query, key, mut q, mut k] = tensors(90);
+        let (qb, kb) = (
+            context.upload(&query, NO_USAGE).unwrap(),
+            context.upload(&key, NO_USAGE).unwrap(),
+        );
+        let fill = table.bind_positions(Positions::From(5)).unwrap();
+        let dispatch = prepared
+            .bind(&Operands::new(qb.slice(..)).with_key(kb.slice(..)), &table)
+            .unwrap();
+        shared(&fill);
+        shared(&dispatch);
+        let start = std::sync::Barrier::new(THREADS);
         std::thread::scope(|scope| {
-            for seed in 0..4 {
-                let (table, prepared) = (&table, &prepared);
+            for thread in 0..THREADS {
+                let (context, kernel) = (context.clone(), context.kernel().clone());
+                let (table, prepared) = (table.clone(), prepared.clone());
+                let (fill, dispatch, start) = (fill.clone(), dispatch.clone(), &start);
                 scope.spawn(move || {
-                    let [query, key, q, k] = tensors(seed);
-                    let (qb, kb) = (
-                        context.upload(&query, NO_USAGE).unwrap(),
-                        context.upload(&key, NO_USAGE).unwrap(),
-                    );
-                    let dispatch = prepared
-                        .bind(&Operands::new(qb.slice(..)).with_key(kb.slice(..)), table)
-                        .unwrap();
-                    shared(&dispatch);
-                    context.run(|pass| dispatch.record(pass, TOKENS)).unwrap();
-                    assert_eq!(context.read_blocking::<f32>(&qb, q.len()).unwrap(), q);
-                    assert_eq!(context.read_blocking::<f32>(&kb, k.len()).unwrap(), k);
+                    start.wait();
+                    for round in 0..3 {
+                        let [query, key, q, k] = tensors((thread * 3 + round) as u64);
+                        let (qb, kb) = (
+                            context.upload(&query, NO_USAGE).unwrap(),
+                            context.upload(&key, NO_USAGE).unwrap(),
+                        );
+                        let own = prepared
+                            .bind(&Operands::new(qb.slice(..)).with_key(kb.slice(..)), &table)
+                            .unwrap();
+                        // Pipelines that no thread has made yet, or that others are making.
+                        let rare = spec().with_workgroup(8 + 8 * (round as u32));
+                        let rare = self::prepared(&kernel, &rare);
+                        let (rare_q, rare_k) = (
+                            context.upload(&query, NO_USAGE).unwrap(),
+                            context.upload(&key, NO_USAGE).unwrap(),
+                        );
+                        let operands = Operands::new(rare_q.slice(..)).with_key(rare_k.slice(..));
+                        let rare = rare.bind(&operands, &table).unwrap();
+                        let mut encoder = kernel
+                            .device()
+                            .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                        {
+                            let mut pass =
+                                encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                            fill.record(&mut pass, TOKENS).unwrap();
+                            own.record(&mut pass, TOKENS).unwrap();
+                            rare.record(&mut pass, TOKENS).unwrap();
+                            if round == 0 {
+                                dispatch.record(&mut pass, TOKENS).unwrap();
+                            }
+                        }
+                        context.queue().submit([encoder.finish()]);
+                        for (buffer, expected) in
+                            [(&qb, &q), (&kb, &k), (&rare_q, &q), (&rare_k, &k)]
+                        {
+                            let made: Vec<f32> =
+                                context.read_blocking(buffer, expected.len()).unwrap();
+                            assert!(made == *expected, "{} {thread}", name(&context));
+                        }
+                    }
                 });
             }
         });
+        for _ in 1..THREADS {
+            reference::rotate(&spec(), &rows(), &mut q, Some(&mut k)).unwrap();
+        }
+        for (buffer, expected) in [(&qb, &q), (&kb, &k)] {
+            let made: Vec<f32> = context.read_blocking(buffer, expected.len()).unwrap();
+            assert!(made == *expected, "{}", name(context));
+        }
     }
 }
 

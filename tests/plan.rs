@@ -297,6 +297,12 @@ fn views_of_one_buffer_may_interleave_but_not_meet() {
             .to_string()
             .starts_with("query: byte offset must be a multiple of 4")
     );
+    // A stride that is never taken is none.
+    let one = HeadLayout::bshd(8, 1, 64).with_strides(u64::MAX, 64, u64::MAX);
+    let spec = RotateSpec::new(&config, 1, 8, one, ElementType::F32)
+        .with_key(one.with_offset(8 * 64), ElementType::F32);
+    let plan_of_one = RopePlan::new(&spec, &Limits::default()).unwrap();
+    assert_eq!(plan_of_one.dispatches(packed).unwrap().len(), 1);
     // Element types of different sizes are compared by their bytes.
     let mixed = RotateSpec::new(&config, 1, 8, HeadLayout::bshd(8, 1, 64), ElementType::F32)
         .with_key(HeadLayout::bshd(8, 1, 64), ElementType::F16);
@@ -689,6 +695,28 @@ fn windows_have_to_fit_a_workgroups_memory() {
     assert_eq!(
         plan(8192, moving, ElementType::F32, &large),
         Ok("windows_one")
+    );
+    // Pairs that move take such memory only where they do not start on 16 bytes, which their place decides.
+    let config = RopeConfig::new(4096).with_pairing(moving);
+    let layout = HeadLayout::bshd(1, 1, 4096);
+    let spec = RotateSpec::new(&config, 1, 1, layout, ElementType::F16);
+    let small = Limits {
+        max_compute_workgroup_storage_size: 8192,
+        ..base
+    };
+    let moved = RopePlan::new(&spec, &small).unwrap();
+    let at = |query| {
+        let placement = Placement {
+            query,
+            ..Placement::default()
+        };
+        moved.dispatches(placement).map(|all| all[0].entry_point)
+    };
+    assert_eq!(at(0), Ok("moves_one"));
+    assert_eq!(at(16), Ok("moves_one"));
+    assert_eq!(
+        at(4).unwrap_err().to_string(),
+        "query: needs max_compute_workgroup_storage_size of 8196, the device has 8192; request it in required_limits"
     );
     // The key by its own name.
     let config = RopeConfig::new(8200)

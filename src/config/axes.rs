@@ -154,9 +154,11 @@ impl Axes {
     }
 
     /// For each of `pairs` pairs, which one of `count` frequencies is its own in the order in which models keep them (`inv_freq`): one for each
-    /// pair; or, where exponents start anew, one for each pair of an axis. None for any other count.
+    /// pair; or, where exponents start anew, one for each pair of an axis. None for any other count, and for axes that are not those of so many
+    /// pairs.
     #[must_use]
     pub fn inv_freq_order(&self, pairs: u32, count: usize) -> Option<Vec<usize>> {
+        self.validate(pairs).ok()?;
         let within = |k: u32| match self {
             // Ernie keeps those of height, of width and of time behind each other.
             Self::SpatialFirst { each } if k / 2 < *each => k / 2 + k % 2 * each,
@@ -218,4 +220,17 @@ fn run(sections: impl Iterator<Item = u32>, k: u32) -> (u32, u32, u32) {
         within -= section;
     }
     (0, within, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_of_other_pairs_have_no_order() {
+        let spatial = |each| Axes::SpatialFirst { each };
+        assert_eq!(spatial(2).inv_freq_order(5, 5), Some(vec![0, 2, 1, 3, 4]));
+        assert_eq!(spatial(u32::MAX).inv_freq_order(5, 5), None);
+        assert_eq!(Axes::Sectioned(vec![1, 2]).inv_freq_order(5, 5), None);
+    }
 }

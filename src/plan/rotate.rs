@@ -107,20 +107,6 @@ impl RopePlan {
             spec: spec.clone(),
             limits: *limits,
         };
-        for (operand, side) in spec.sides() {
-            let needed = u64::from(plan.window_words(side.element)) * 4;
-            let allowed = limits.max_compute_workgroup_storage_size;
-            // No placement changes whether it does: offsets are whole words.
-            let path = Placed::new(&plan, operand, Resource::Query, side, 0)?.path(&plan);
-            if path == Path::Windows && needed > allowed.into() {
-                return Err(RopeError::Limit {
-                    limit: "max_compute_workgroup_storage_size",
-                    operand,
-                    needed,
-                    allowed: allowed.into(),
-                });
-            }
-        }
         // Whatever can fail for the tensors themselves fails here and not at the first binding.
         plan.dispatches(Placement::default())?;
         limits.check_binding("table", plan.row_bytes())?;
@@ -189,8 +175,8 @@ impl RopePlan {
     ///
     /// # Errors
     /// [`RopeError::Buffer`] for an offset that is not a multiple of 4; [`RopeError::Layout`] where query and key share an
-    /// element; [`RopeError::Limit`] where one head does not fit a binding; [`RopeError::Count`] where it would take
-    /// thousands.
+    /// element; [`RopeError::Limit`] where one head does not fit a binding, or a workgroup's memory (pairs that move, at an
+    /// offset that is not a multiple of 16); [`RopeError::Count`] where it would take thousands.
     pub fn dispatches(&self, placement: Placement) -> Result<Vec<PlannedDispatch>> {
         let spec = &self.spec;
         let query = Placed::new(self, "query", Resource::Query, spec.query, placement.query)?;
@@ -527,12 +513,30 @@ impl Placed {
             .and_then(|bytes| bytes.checked_next_multiple_of(4))
             .and_then(|bytes| bytes.checked_add(origin))
             .ok_or_else(|| RopeError::overflow(operand, "byte offsets must fit u64"))?;
-        Ok(Self {
+        let placed = Self {
             operand,
             resource,
             side,
             origin,
-        })
+        };
+        placed.check_memory(plan)?;
+        Ok(placed)
+    }
+
+    /// Checks that a workgroup's memory holds a window, where workgroups take windows. It depends on the place: pairs that move are taken 16
+    /// bytes at a time only where they start on 16 bytes.
+    fn check_memory(&self, plan: &RopePlan) -> Result<()> {
+        let needed = u64::from(plan.window_words(self.side.element)) * 4;
+        let allowed = plan.limits.max_compute_workgroup_storage_size;
+        if self.path(plan) == Path::Windows && needed > allowed.into() {
+            return Err(RopeError::Limit {
+                limit: "max_compute_workgroup_storage_size",
+                operand: self.operand,
+                needed,
+                allowed: allowed.into(),
+            });
+        }
+        Ok(())
     }
 
     /// The byte where the rotary window of a head starts.
@@ -577,12 +581,20 @@ impl Placed {
         let halves = |placed: &Self| {
             let scale = placed.side.element.bytes() / 2;
             let layout = placed.side.layout;
+            // A stride that is never taken need not fit.
+            let stride = |stride: u64, count: u32| {
+                if count > 1 {
+                    stride.checked_mul(scale)
+                } else {
+                    Some(0)
+                }
+            };
             Some(HeadLayout {
                 heads: layout.heads,
                 head_dim: layout.head_dim.checked_mul(u32::try_from(scale).ok()?)?,
-                batch_stride: layout.batch_stride.checked_mul(scale)?,
-                token_stride: layout.token_stride.checked_mul(scale)?,
-                head_stride: layout.head_stride.checked_mul(scale)?,
+                batch_stride: stride(layout.batch_stride, spec.batch)?,
+                token_stride: stride(layout.token_stride, spec.tokens)?,
+                head_stride: stride(layout.head_stride, layout.heads)?,
                 offset: layout.offset.checked_mul(scale)?,
             })
         };

@@ -2,11 +2,11 @@
 
 use wgpu_rope::half::{bf16, f16};
 use wgpu_rope::{
-    CosSinTable, Element, Frequencies, GpuContext, HeadLayout, Limits, Operands, Positions,
-    RopeConfig, RopePlan, RotateSpec, Rows, TableSpec, reference,
+    CosSinTable, Element, Frequencies, GpuContext, HeadLayout, Limits, Operands, PlannedDispatch,
+    Positions, PreparedRope, Result, RopeConfig, RopePlan, RotateSpec, Rows, TableSpec, reference,
 };
 
-use super::{CONTEXTS, NO_USAGE, name, values};
+use super::{CONTEXTS, NO_USAGE, heads, name, values};
 
 /// A rotation with where its tensors lie: byte offsets in one buffer or two.
 #[derive(Debug, Clone)]
@@ -18,11 +18,28 @@ pub struct Case {
     pub key: Option<HeadLayout>,
     pub rows: Rows,
     pub heads_per_invocation: Option<u32>,
+    pub heads_at_once: Option<u32>,
+    pub workgroup: Option<u32>,
+    /// Pairs of the window that are rotated, if not all.
+    pub rotated_pairs: Option<u32>,
     pub query_offset: u64,
     pub key_offset: u64,
     pub shared: bool,
     /// Planned as for a GPU, whatever the device.
     pub as_gpu: bool,
+    /// Largest binding and grid planned for, where they are smaller than the device's.
+    pub binding: Option<u64>,
+    pub grid: Option<u32>,
+}
+
+/// What was compared.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Compared {
+    pub channels: usize,
+    /// Rotations that were recorded, of one token at least.
+    pub rotations: usize,
+    /// Dispatches that they took.
+    pub dispatches: usize,
 }
 
 impl Case {
@@ -35,10 +52,15 @@ impl Case {
             key: None,
             rows: Rows::Shared,
             heads_per_invocation: None,
+            heads_at_once: None,
+            workgroup: None,
+            rotated_pairs: None,
             query_offset: 0,
             key_offset: 0,
             shared: false,
             as_gpu: false,
+            binding: None,
+            grid: None,
         }
     }
 
@@ -50,18 +72,48 @@ impl Case {
     }
 
     pub fn spec<T: Element>(&self, layout: HeadLayout) -> RotateSpec {
-        let spec = RotateSpec::new(&self.config, self.batch, self.tokens, layout, T::TYPE);
-        match self.heads_per_invocation {
-            Some(heads) => spec.with_heads_per_invocation(heads),
-            None => spec,
+        let mut spec = RotateSpec::new(&self.config, self.batch, self.tokens, layout, T::TYPE)
+            .with_rows(self.rows);
+        if let Some(heads) = self.heads_per_invocation {
+            spec = spec.with_heads_per_invocation(heads);
         }
-        .with_rows(self.rows)
+        if let Some(heads) = self.heads_at_once {
+            spec = spec.with_heads_at_once(heads);
+        }
+        if let Some(invocations) = self.workgroup {
+            spec = spec.with_workgroup(invocations);
+        }
+        if let Some(pairs) = self.rotated_pairs {
+            spec = spec.with_rotated_pairs(pairs);
+        }
+        spec
     }
 
-    /// Elements of a buffer that holds a view at a byte offset, and some behind it.
-    fn elements<T: Element>(&self, layout: HeadLayout, offset: u64) -> usize {
-        let end = offset / T::TYPE.bytes() + layout.end(self.batch, self.tokens).unwrap();
-        usize::try_from(end.next_multiple_of(2) + 6).unwrap()
+    /// The plan for a device, of query and key of these types.
+    pub fn plan<Q: Element, K: Element>(&self, own: &Limits) -> Result<RopePlan> {
+        let mut spec = self.spec::<Q>(self.query);
+        if let Some(key) = self.key {
+            spec = spec.with_key(key, K::TYPE);
+        }
+        let limits = Limits {
+            cpu: own.cpu && !self.as_gpu,
+            max_storage_buffer_binding_size: (self.binding)
+                .map_or(own.max_storage_buffer_binding_size, |most| {
+                    most.min(own.max_storage_buffer_binding_size)
+                }),
+            max_compute_workgroups_per_dimension: (self.grid)
+                .map_or(own.max_compute_workgroups_per_dimension, |most| {
+                    most.min(own.max_compute_workgroups_per_dimension)
+                }),
+            ..*own
+        };
+        RopePlan::new(&spec, &limits)
+    }
+
+    /// Words of a buffer that holds a view at a byte offset, and some behind it.
+    fn words<T: Element>(&self, layout: HeadLayout, offset: u64) -> usize {
+        let end = offset + layout.end(self.batch, self.tokens).unwrap() * T::TYPE.bytes();
+        usize::try_from(end.div_ceil(4) + 3).unwrap()
     }
 
     /// Rotates the first `tokens` tokens on a device and on the CPU, and compares whole buffers: what is no channel of a window is
@@ -74,36 +126,43 @@ impl Case {
         tokens: u32,
         seed: u64,
     ) -> usize {
+        let plan = self.plan::<T, T>(context.kernel().limits()).unwrap();
+        let prepared = context.kernel().prepare(&plan).unwrap();
+        self.check_prepared::<T, T>(context, &prepared, (table, rows), &[tokens], seed)
+            .channels
+    }
+
+    /// The same for query and key of their own types, prepared before; one rotation after another, of so many tokens each.
+    pub fn check_prepared<Q: Element, K: Element>(
+        &self,
+        context: &GpuContext,
+        prepared: &PreparedRope,
+        (table, rows): (&CosSinTable, &[[f32; 2]]),
+        tokens: &[u32],
+        seed: u64,
+    ) -> Compared {
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut data = |count| -> Vec<T> {
-            values(&mut random, count)
-                .into_iter()
-                .map(T::narrow)
-                .collect()
-        };
+        let query_words = self.words::<Q>(self.query, self.query_offset);
+        let key_words = self
+            .key
+            .map(|key| self.words::<K>(key, self.key_offset))
+            .unwrap_or_default();
         let mut buffers = match self.key {
-            Some(key) if !self.shared => vec![
-                data(self.elements::<T>(self.query, self.query_offset)),
-                data(self.elements::<T>(key, self.key_offset)),
+            None => vec![noise::<Q>(&mut random, query_words)],
+            Some(_) if !self.shared => vec![
+                noise::<Q>(&mut random, query_words),
+                noise::<K>(&mut random, key_words),
             ],
             Some(key) => {
-                let q = self.elements::<T>(self.query, self.query_offset);
-                vec![data(q.max(self.elements::<T>(key, self.key_offset)))]
+                let mut words = noise::<Q>(&mut random, query_words.max(key_words));
+                if Q::TYPE != K::TYPE {
+                    let of_keys = noise::<K>(&mut random, words.len());
+                    self.lay::<K>(key, self.key_offset, &of_keys, &mut words);
+                }
+                vec![words]
             }
-            None => vec![data(self.elements::<T>(self.query, self.query_offset))],
         };
 
-        let mut spec = self.spec::<T>(self.query);
-        if let Some(key) = self.key {
-            spec = spec.with_key(key, T::TYPE);
-        }
-        let own = *context.kernel().limits();
-        let limits = Limits {
-            cpu: own.cpu && !self.as_gpu,
-            ..own
-        };
-        let plan = RopePlan::new(&spec, &limits).unwrap();
-        let prepared = context.kernel().prepare(&plan).unwrap();
         let uploaded: Vec<_> = buffers
             .iter()
             .map(|data| context.upload(data, NO_USAGE).unwrap())
@@ -113,44 +172,100 @@ impl Case {
             operands = operands.with_key(uploaded.last().unwrap().slice(self.key_offset..));
         }
         let dispatch = prepared.bind(&operands, table).unwrap();
-        context.run(|pass| dispatch.record(pass, tokens)).unwrap();
+        context
+            .run(|pass| {
+                tokens
+                    .iter()
+                    .try_for_each(|&tokens| dispatch.record(pass, tokens))
+            })
+            .unwrap();
 
-        // The twin takes one tensor at a time, counted from the start of its buffer.
-        let mut turn = |buffer: usize, layout: HeadLayout, offset: u64| {
-            let moved = layout.with_offset(layout.offset + offset / T::TYPE.bytes());
-            // Fewer tokens of the same layout, the rows still those of the plan.
-            let spec = RotateSpec::new(&self.config, 1, 1, moved, T::TYPE);
-            for b in 0..self.batch {
-                for t in 0..tokens {
-                    let at = moved.offset
-                        + u64::from(b) * layout.batch_stride
-                        + u64::from(t) * layout.token_stride;
-                    let one = self.spec::<T>(layout).row(b, t);
-                    let width = self.config.rotary_dim() as usize / 2;
-                    let row = &rows[usize::try_from(one).unwrap() * width..][..width];
-                    let spec = RotateSpec::new(spec.config(), 1, 1, moved.with_offset(at), T::TYPE);
-                    reference::rotate(&spec, row, &mut buffers[buffer], None).unwrap();
-                }
+        // The twin takes one tensor at a time.
+        for &tokens in tokens {
+            self.turn::<Q>(self.query, self.query_offset, rows, tokens, &mut buffers[0]);
+            if let Some(key) = self.key {
+                let buffer = buffers.last_mut().unwrap();
+                self.turn::<K>(key, self.key_offset, rows, tokens, buffer);
             }
-        };
-        turn(0, self.query, self.query_offset);
-        if let Some(key) = self.key {
-            turn(usize::from(!self.shared), key, self.key_offset);
         }
         for (expected, buffer) in buffers.iter().zip(&uploaded) {
-            let made: Vec<T> = context.read_blocking(buffer, expected.len()).unwrap();
+            let made: Vec<u32> = context.read_blocking(buffer, expected.len()).unwrap();
             for (at, (made, expected)) in made.iter().zip(expected).enumerate() {
-                assert_eq!(
-                    bytemuck::bytes_of(made),
-                    bytemuck::bytes_of(expected),
-                    "{}: element {at}, {tokens} tokens of {self:?}",
+                assert!(
+                    made == expected,
+                    "{}: word {at} is {made:08x} and not {expected:08x}, {tokens:?} tokens of {self:?}",
                     name(context)
                 );
             }
         }
         let heads = self.query.heads + self.key.map_or(0, |key| key.heads);
-        (self.batch * tokens * heads * self.config.rotary_dim()) as usize
+        let once = (self.batch * heads * self.config.rotary_dim()) as usize;
+        Compared {
+            channels: tokens.iter().map(|&tokens| tokens as usize * once).sum(),
+            rotations: tokens.iter().filter(|&&tokens| tokens > 0).count(),
+            dispatches: tokens
+                .iter()
+                .map(|&tokens| {
+                    let recorded = |step: &&PlannedDispatch| step.workgroups(tokens)[1] > 0;
+                    dispatch.planned().filter(recorded).count()
+                })
+                .sum(),
+        }
     }
+
+    /// Every head of a view: batch entry, token, and the element in the buffer where it starts.
+    fn places<T: Element>(
+        &self,
+        layout: HeadLayout,
+        offset: u64,
+        tokens: u32,
+    ) -> impl Iterator<Item = (u32, u32, usize)> {
+        let moved = layout.with_offset(layout.offset + offset / T::TYPE.bytes());
+        heads(moved, self.batch, tokens)
+    }
+
+    /// Copies the heads of a view from other words.
+    fn lay<T: Element>(&self, layout: HeadLayout, offset: u64, from: &[u32], to: &mut [u32]) {
+        let (from, to): (&[T], &mut [T]) =
+            (bytemuck::cast_slice(from), bytemuck::cast_slice_mut(to));
+        for (_, _, at) in self.places::<T>(layout, offset, self.tokens) {
+            let head = at..at + layout.head_dim as usize;
+            to[head.clone()].copy_from_slice(&from[head]);
+        }
+    }
+
+    /// Rotates a view by the twin, a head at a time.
+    fn turn<T: Element>(
+        &self,
+        layout: HeadLayout,
+        offset: u64,
+        rows: &[[f32; 2]],
+        tokens: u32,
+        words: &mut [u32],
+    ) {
+        let spec = self.spec::<T>(layout);
+        let one = Self {
+            batch: 1,
+            tokens: 1,
+            ..self.clone()
+        }
+        .spec::<T>(HeadLayout::bshd(1, 1, layout.head_dim));
+        let width = self.config.rotary_dim() as usize / 2;
+        let elements: &mut [T] = bytemuck::cast_slice_mut(words);
+        for (b, t, at) in self.places::<T>(layout, offset, tokens) {
+            // Fewer tokens of the same layout, the rows still those of the plan.
+            let row = usize::try_from(spec.row(b, t)).unwrap();
+            let head = &mut elements[at..at + layout.head_dim as usize];
+            reference::rotate(&one, &rows[row * width..][..width], head, None).unwrap();
+        }
+    }
+}
+
+/// Values that neither overflow nor become denormal, in words.
+fn noise<T: Element>(random: &mut fastrand::Rng, words: usize) -> Vec<u32> {
+    let count = words * 4 / size_of::<T>();
+    let values: Vec<T> = values(random, count).into_iter().map(T::narrow).collect();
+    bytemuck::pod_collect_to_vec(&values)
 }
 
 /// A table of these positions on a device and, equal to it bit for bit, on the CPU.

@@ -1,10 +1,9 @@
 //! A machine without a GPU and without a Vulkan driver gets Mesa's software driver from its own package manager.
 
-use std::env;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::{Failure, run};
+use crate::setup::{is_on_path, is_root};
+use crate::{Failure, root, run};
 
 /// What has to be run, as root, to install the driver: the first manager found counts.
 const MANAGERS: [(&str, &[&[&str]]); 5] = [
@@ -83,14 +82,11 @@ pub(crate) fn ensure(build: &[&str]) -> Result<(), Failure> {
 /// Asks the library itself, through its own example, what it finds: `gpu`, `software` or `none`.
 fn probe(build: &[&str]) -> Result<String, Failure> {
     eprintln!("Looking for adapters");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("."));
     let output = Command::new(env!("CARGO"))
         .args(["run", "--quiet"])
         .args(build)
         .args(["--example", "adapters", "--", "--probe"])
-        .current_dir(root)
+        .current_dir(root())
         .stderr(Stdio::inherit())
         .output()
         .map_err(|error| format!("cargo run --example adapters: {error}"))?;
@@ -123,16 +119,4 @@ fn install() -> Result<(), Failure> {
             .env("DEBIAN_FRONTEND", "noninteractive"))?;
     }
     Ok(())
-}
-
-fn is_on_path(program: &str) -> bool {
-    env::var_os("PATH")
-        .is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(program).is_file()))
-}
-
-fn is_root() -> bool {
-    Command::new("id")
-        .arg("-u")
-        .output()
-        .is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask COMMAND`: each command does all of its own set-up.
 
+mod conformance;
 mod cross;
 mod driver;
 #[allow(dead_code)]
@@ -7,12 +8,14 @@ mod setup;
 mod web;
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const USAGE: &str = "\
 cargo xtask demo    builds in release and rotates Q and K of a Llama-3.1 layer on a GPU, checked against the CPU
 cargo xtask test    everything that has to hold: format, lints, all tests on every adapter, docs, examples, benches
+cargo xtask conformance [--only NAME,…] [--require NAME,…] [--fault]
+                    the same dispatches on every backend and shader compiler that can be had, their bits compared: a matrix
 cargo xtask web     builds the web page in target/web; --serve [PORT] serves it on this machine, --test opens it in Chromium
 
 demo and test install Mesa's software Vulkan driver where there is neither a GPU nor a Vulkan driver (Linux).";
@@ -22,10 +25,11 @@ type Failure = String;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().skip(1).collect();
-    let result = match arguments.first().map(String::as_str) {
-        Some("demo") => demo(),
-        Some("test") => test(),
-        Some("web") => web::web(&arguments[1..]),
+    let result = match arguments.split_first() {
+        Some((command, [])) if command == "demo" => demo(),
+        Some((command, [])) if command == "test" => test(),
+        Some((command, rest)) if command == "conformance" => conformance::main(rest),
+        Some((command, rest)) if command == "web" => web::web(rest),
         _ => Err(USAGE.to_owned()),
     };
     match result {
@@ -118,12 +122,24 @@ fn cargo(arguments: &[&str]) -> Result<(), Failure> {
     run(Command::new(env!("CARGO")).args(arguments))
 }
 
-/// Runs a command in the project's folder, its output passed on.
+/// The project's folder.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."))
+}
+
+/// A program of the workspace that was built without `--release`. It lies where this one does.
+fn built(name: &str) -> PathBuf {
+    let own = env::current_exe().unwrap_or_default();
+    own.with_file_name(format!("{name}{}", env::consts::EXE_SUFFIX))
+}
+
+/// Runs a command, in the project's folder where it names none, its output passed on.
 fn run(command: &mut Command) -> Result<(), Failure> {
     let text = format!("{command:?}").replace('"', "");
     let text = text.replacen(env!("CARGO"), "cargo", 1);
     eprintln!("\n$ {text}");
-    // Unless the command has a folder of its own.
     if command.get_current_dir().is_none() {
         command.current_dir(root());
     }

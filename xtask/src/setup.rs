@@ -98,6 +98,20 @@ pub(crate) fn unpacked_from(suite: &str, package: &str) -> Result<PathBuf, Failu
     })
 }
 
+/// The suite of newer packages for this release of Debian.
+pub(crate) fn backports() -> Result<String, Failure> {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let mut names = release
+        .lines()
+        .filter_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    match names.next() {
+        Some(name) if release.lines().any(|line| line == "ID=debian") => {
+            Ok(format!("{name}-backports"))
+        }
+        _ => Err("needs Debian".to_owned()),
+    }
+}
+
 /// A source line for another suite, at the place where the system has its own packages from.
 fn system_source(suite: &str) -> Result<String, Failure> {
     let folder = Path::new("/etc/apt");

@@ -312,8 +312,9 @@ fn per_layer<'a>(
         names = vec!["full_attention".into()];
     }
     let mut sets: Vec<(String, Option<Cow<'a, Object>>)> = Vec::new();
+    let mut known = HashSet::new();
     for (index, name) in names.iter().enumerate() {
-        if sets.iter().any(|(known, _)| known == name) {
+        if !known.insert(name) {
             continue;
         }
         let theta = thetas.get(index).ok_or_else(|| {

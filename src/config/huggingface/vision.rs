@@ -1,5 +1,6 @@
 //! Vision towers: rotations whose positions are places in a grid of patches.
 
+use std::collections::HashSet;
 use std::f64::consts::TAU;
 
 use super::values::{Object, missing, object, positive, sides, string, whole, wholes};
@@ -393,6 +394,8 @@ impl Tower {
             ];
             let global =
                 wholes(file, "global_attn_indexes")?.unwrap_or_else(|| vec![7, 15, 23, 31]);
+            // Looked up for each layer.
+            let global: HashSet<u32> = global.into_iter().collect();
             let count = super::layer_count(file)?.unwrap_or(0);
             let layers = (0..count).map(|layer| usize::from(global.contains(&layer)));
             (kinds, layers.collect())

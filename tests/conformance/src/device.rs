@@ -45,6 +45,7 @@ pub async fn answer(
             })
             .collect(),
         pipelines: HashMap::new(),
+        pipeline_ms: Vec::new(),
     };
     let mut answers = Answers {
         about: describe(context.info()),
@@ -63,6 +64,7 @@ pub async fn answer(
         }
         done();
     }
+    answers.pipeline_ms = runner.pipeline_ms;
     Ok(answers)
 }
 
@@ -70,6 +72,7 @@ struct Runner<'a> {
     context: &'a GpuContext,
     modules: BTreeMap<&'a str, wgpu::ShaderModule>,
     pipelines: HashMap<String, wgpu::ComputePipeline>,
+    pipeline_ms: Vec<f64>,
 }
 
 impl Runner<'_> {
@@ -142,6 +145,9 @@ impl Runner<'_> {
             .iter()
             .map(|(name, value)| (&**name, *value))
             .collect();
+        // A browser answers at once and compiles later.
+        #[cfg(not(target_arch = "wasm32"))]
+        let start = std::time::Instant::now();
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(&dispatch.entry_point),
             layout: Some(
@@ -159,6 +165,8 @@ impl Runner<'_> {
             },
             cache: None,
         });
+        #[cfg(not(target_arch = "wasm32"))]
+        self.pipeline_ms.push(start.elapsed().as_secs_f64() * 1e3);
         self.pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
     }

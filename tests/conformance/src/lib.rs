@@ -4,5 +4,7 @@
 pub mod cases;
 pub mod device;
 mod list;
+#[cfg(feature = "native")]
+pub mod matrix;
 pub mod vectors;
 pub mod verdict;

@@ -2,11 +2,13 @@
 //! answers against what was expected and writes the matrix.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
 use conformance::vectors::{Answers, Failure, Vectors};
-use conformance::{cases, device, verdict};
+use conformance::{cases, device, matrix, verdict};
 use wgpu_rope::GpuContext;
 
 #[derive(Debug, Parser)]
@@ -19,27 +21,54 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Writes the file of vectors.
-    Make { vectors: PathBuf },
+    Make {
+        vectors: PathBuf,
+        /// With one wrong digit in the WGSL, and tables only.
+        #[arg(long)]
+        fault: bool,
+    },
     /// Runs vectors on the adapter whose name contains a text, and writes the answers.
     Run {
         vectors: PathBuf,
         answers: PathBuf,
+        /// Part of its name; without one, the first GPU.
         #[arg(long)]
-        adapter: String,
+        adapter: Option<String>,
         #[arg(long)]
-        backend: String,
+        backend: Option<String>,
     },
+    /// Succeeds where there is a GPU.
+    HasGpu,
     /// Compares answers with what was expected, and writes the verdict as JSON.
     Judge {
         vectors: PathBuf,
         answers: PathBuf,
         verdict: PathBuf,
     },
+    /// Writes the matrix of a list of what became of each path, as OUT.md and OUT.json.
+    Matrix {
+        vectors: PathBuf,
+        paths: PathBuf,
+        out: PathBuf,
+        /// Paths that have to have come out well, with commas between.
+        #[arg(long, value_delimiter = ',')]
+        require: Vec<String>,
+        /// They have to have found bits that differ.
+        #[arg(long)]
+        fault: bool,
+    },
 }
 
 fn main() -> Result<(), Failure> {
     match Arguments::parse().command {
-        Command::Make { vectors } => fs::write(vectors, cases::vectors()?.to_file()?)?,
+        Command::Make { vectors, fault } => {
+            let made = if fault {
+                cases::faulty()?
+            } else {
+                cases::vectors()?
+            };
+            fs::write(vectors, made.to_file()?)?;
+        }
         Command::Run {
             vectors,
             answers,
@@ -47,7 +76,7 @@ fn main() -> Result<(), Failure> {
             backend,
         } => {
             let vectors = Vectors::from_file(&fs::read(vectors)?)?;
-            let made = pollster::block_on(run(&vectors, &adapter, &backend))?;
+            let made = pollster::block_on(run(&vectors, adapter, backend))?;
             fs::write(answers, made.to_file()?)?;
         }
         Command::Judge {
@@ -60,16 +89,68 @@ fn main() -> Result<(), Failure> {
             let judged = verdict::judge(&vectors, &answers)?;
             fs::write(verdict, serde_json::to_vec_pretty(&judged)?)?;
         }
+        Command::HasGpu => {
+            let adapters = pollster::block_on(GpuContext::adapters());
+            if !adapters.iter().any(is_gpu) {
+                return Err("there is no GPU".into());
+            }
+        }
+        Command::Matrix {
+            vectors,
+            paths,
+            out,
+            require,
+            fault,
+        } => {
+            let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+            let date = now.split('T').next().unwrap_or_default().to_owned();
+            let paths = fs::read_to_string(paths)?;
+            let matrix = matrix::read(&fs::read(vectors)?, &paths, date)?;
+            let text = matrix.markdown();
+            fs::write(out.with_extension("md"), &text)?;
+            fs::write(
+                out.with_extension("json"),
+                serde_json::to_vec_pretty(&matrix)?,
+            )?;
+            writeln!(std::io::stdout(), "{text}")?;
+            let names = require
+                .iter()
+                .map(String::as_str)
+                .filter(|name| !name.is_empty());
+            let missing = matrix.missing(names, fault);
+            if !missing.is_empty() {
+                let wanted = if fault {
+                    "no bits that differ"
+                } else {
+                    "not equal"
+                };
+                return Err(format!("required, and {wanted}: {}", missing.join(", ")).into());
+            }
+        }
     }
     Ok(())
 }
 
-async fn run(vectors: &Vectors, adapter: &str, backend: &str) -> Result<Answers, Failure> {
+fn is_gpu(adapter: &wgpu::Adapter) -> bool {
+    adapter.get_info().device_type != wgpu::DeviceType::Cpu
+}
+
+async fn run(
+    vectors: &Vectors,
+    adapter: Option<String>,
+    backend: Option<String>,
+) -> Result<Answers, Failure> {
     let adapters = GpuContext::adapters().await;
     let is_wanted = |found: &&wgpu::Adapter| {
         let info = found.get_info();
         let name = info.name.to_lowercase();
-        name.contains(&adapter.to_lowercase()) && info.backend.to_str() == backend
+        let named = adapter.as_ref().map_or(is_gpu(found), |adapter| {
+            name.contains(&adapter.to_lowercase())
+        });
+        named
+            && backend
+                .as_ref()
+                .is_none_or(|backend| info.backend.to_str() == backend)
     };
     let found = adapters.iter().find(is_wanted);
     let found = found.ok_or_else(|| {
@@ -77,7 +158,7 @@ async fn run(vectors: &Vectors, adapter: &str, backend: &str) -> Result<Answers,
             .iter()
             .map(|adapter| device::describe(&adapter.get_info()))
             .collect();
-        format!("no {adapter} on {backend}; found: {}", all.join(" | "))
+        format!("no {adapter:?} on {backend:?}; found: {}", all.join(" | "))
     })?;
     let context = GpuContext::from_adapter(found).await?;
     let test = context.self_test().await?;

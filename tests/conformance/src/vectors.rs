@@ -105,9 +105,9 @@ pub struct Answers {
     pub about: String,
     /// Vectors (by group and name, with a slash between) that did not run, and why.
     pub failures: BTreeMap<String, String>,
-    /// The longest time that making one pipeline took, in milliseconds; 0 where it was not measured.
+    /// How long making each pipeline took, in milliseconds, where it was measured.
     #[serde(default)]
-    pub slowest_pipeline_ms: f64,
+    pub pipeline_ms: Vec<f64>,
     /// Contents of all written buffers.
     #[serde(skip)]
     pub bytes: Vec<u8>,
