@@ -206,6 +206,18 @@ function showAccuracy(found) {
 
 new ResizeObserver(() => draw?.()).observe(document.body);
 
+/**
+ * Where the wasm panics, or wgpu meets an exception, the promise of the step never ends, and the window alone hears of it. Nothing can be
+ * called afterwards.
+ */
+const crash = new Promise((_, reject) => {
+  addEventListener("error", (event) => {
+    if (event.error) reject(event.error);
+  });
+  addEventListener("unhandledrejection", (event) => reject(event.reason));
+});
+crash.catch(() => {});
+
 const loaded = init({ module_or_path: "./rope_bg.wasm" });
 // Whoever waits for it says so.
 loaded.catch(() => {});
@@ -232,7 +244,7 @@ async function run() {
     bar.removeAttribute("value");
     bar.hidden = false;
     try {
-      result[name] = await work();
+      result[name] = await Promise.race([work(), crash]);
       show(result[name]);
       return true;
     } catch (error) {
@@ -288,7 +300,11 @@ async function run() {
       },
       showConformance,
     );
-    session.free();
+  }
+  try {
+    session?.free();
+  } catch {
+    // What crashed is in use for ever.
   }
   result.seconds = Math.round((performance.now() - started) / 100) / 10;
   bar.hidden = true;

@@ -10,7 +10,15 @@ use conformance::{cases, device, verdict};
 use serde_json::{Value, json};
 use wasm_bindgen::JsError;
 use wasm_bindgen::prelude::wasm_bindgen;
-use wgpu_rope::GpuContext;
+use wgpu_rope::{Frequencies, GpuContext, RopeConfig, TableSpec};
+
+/// Lets the page know why, where something panics.
+#[wasm_bindgen(start)]
+pub fn start() {
+    std::panic::set_hook(Box::new(|panic| {
+        wasm_bindgen::throw_str(&panic.to_string())
+    }));
+}
 
 /// What the page was built from.
 #[wasm_bindgen]
@@ -98,6 +106,20 @@ impl Session {
         Ok(value.map_err(js_error)?.to_string())
     }
 
+    /// Makes tables as large as the device allows until it has no memory for another one, and returns how many it had memory for.
+    /// For the page's test: visitors want their memory for something else.
+    ///
+    /// # Errors
+    /// The crate's, for the table that there is no memory for.
+    pub async fn exhaust(&self) -> Result<u32, JsError> {
+        exhaust(&self.context).await.map_err(js_error)
+    }
+
+    /// Loses the device, as a driver does that is restarted. For the page's test.
+    pub fn lose(&self) {
+        self.context.device().destroy();
+    }
+
     /// Errors of cos and sin by position.
     ///
     /// # Errors
@@ -124,6 +146,22 @@ async fn conformance_of(context: &GpuContext, progress: &Progress) -> Result<Val
         "total": verdict.total(),
         "verdict": verdict,
     }))
+}
+
+async fn exhaust(context: &GpuContext) -> Result<u32, Failure> {
+    let spec = TableSpec::new(&Frequencies::new(&RopeConfig::new(128))?);
+    let limits = context.device().limits();
+    let bytes = limits
+        .max_buffer_size
+        .min(limits.max_storage_buffer_binding_size);
+    // 64 pairs a row, and what stands behind the rows.
+    let rows = u32::try_from(bytes / 512)? - 1;
+    let mut tables = Vec::new();
+    while tables.len() < 64 {
+        let make = || context.kernel().table(&spec, rows);
+        tables.push(wgpu_rope::checked(context.device(), make).await?);
+    }
+    Ok(u32::try_from(tables.len())?)
 }
 
 /// A function of the page that shows how far a step is.

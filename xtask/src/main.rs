@@ -111,13 +111,6 @@ fn documentation() -> Result<(), Failure> {
         .env("RUSTDOCFLAGS", "--deny warnings"))
 }
 
-/// The project's folder.
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("."))
-}
-
 fn cargo(arguments: &[&str]) -> Result<(), Failure> {
     run(Command::new(env!("CARGO")).args(arguments))
 }
