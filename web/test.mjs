@@ -305,11 +305,11 @@ async function lossAndLack() {
     const outcome = (promise) =>
       Promise.race([
         promise.then((value) => value, (error) => `error: ${error.message}`),
-        new Promise((resolve) => setTimeout(resolve, 300_000, "nothing for five minutes")),
+        new Promise((resolve) => setTimeout(resolve, 120_000, "nothing for two minutes")),
       ]);
     const passes = async (session) => JSON.parse(await session.selfTest()).passed;
     const full = await Session.open();
-    const lack = await outcome(full.exhaust());
+    const lack = await outcome(full.largestTable());
     const fullAfterwards = await outcome(passes(full));
     const lost = await Session.open();
     lost.lose();

@@ -106,13 +106,14 @@ impl Session {
         Ok(value.map_err(js_error)?.to_string())
     }
 
-    /// Makes tables as large as the device allows until it has no memory for another one, and returns how many it had memory for.
-    /// For the page's test: visitors want their memory for something else.
+    /// Makes a table as large as the device allows, which may be more than it has memory for, and returns its bytes. For the page's
+    /// test: visitors want their memory for something else.
     ///
     /// # Errors
-    /// The crate's, for the table that there is no memory for.
-    pub async fn exhaust(&self) -> Result<u32, JsError> {
-        exhaust(&self.context).await.map_err(js_error)
+    /// The crate's, where there is no memory for it.
+    #[wasm_bindgen(js_name = largestTable)]
+    pub async fn largest_table(&self) -> Result<f64, JsError> {
+        largest_table(&self.context).await.map_err(js_error)
     }
 
     /// Loses the device, as a driver does that is restarted. For the page's test.
@@ -148,20 +149,17 @@ async fn conformance_of(context: &GpuContext, progress: &Progress) -> Result<Val
     }))
 }
 
-async fn exhaust(context: &GpuContext) -> Result<u32, Failure> {
-    let spec = TableSpec::new(&Frequencies::new(&RopeConfig::new(128))?);
+async fn largest_table(context: &GpuContext) -> Result<f64, Failure> {
     let limits = context.device().limits();
     let bytes = limits
         .max_buffer_size
         .min(limits.max_storage_buffer_binding_size);
-    // 64 pairs a row, and what stands behind the rows.
-    let rows = u32::try_from(bytes / 512)? - 1;
-    let mut tables = Vec::new();
-    while tables.len() < 64 {
-        let make = || context.kernel().table(&spec, rows);
-        tables.push(wgpu_rope::checked(context.device(), make).await?);
-    }
-    Ok(u32::try_from(tables.len())?)
+    // Rows of 6 pairs and what stands behind them can be exactly 2^30 bytes and other powers of 4.
+    let spec = TableSpec::new(&Frequencies::new(&RopeConfig::new(12))?);
+    let rows = u32::try_from((bytes - 16) / 48)?;
+    let make = || context.kernel().table(&spec, rows);
+    let table = wgpu_rope::checked(context.device(), make).await?;
+    Ok(table.buffer().size() as f64)
 }
 
 /// A function of the page that shows how far a step is.
