@@ -10,7 +10,15 @@ use conformance::{cases, device, verdict};
 use serde_json::{Value, json};
 use wasm_bindgen::JsError;
 use wasm_bindgen::prelude::wasm_bindgen;
-use wgpu_rope::GpuContext;
+use wgpu_rope::{Frequencies, GpuContext, RopeConfig, TableSpec};
+
+/// Lets the page know why, where something panics.
+#[wasm_bindgen(start)]
+pub fn start() {
+    std::panic::set_hook(Box::new(|panic| {
+        wasm_bindgen::throw_str(&panic.to_string())
+    }));
+}
 
 /// What the page was built from.
 #[wasm_bindgen]
@@ -98,6 +106,21 @@ impl Session {
         Ok(value.map_err(js_error)?.to_string())
     }
 
+    /// Makes a table as large as the device allows, which may be more than it has memory for, and returns its bytes. For the page's
+    /// test: visitors want their memory for something else.
+    ///
+    /// # Errors
+    /// The crate's, where there is no memory for it.
+    #[wasm_bindgen(js_name = largestTable)]
+    pub async fn largest_table(&self) -> Result<f64, JsError> {
+        largest_table(&self.context).await.map_err(js_error)
+    }
+
+    /// Loses the device, as a driver does that is restarted. For the page's test.
+    pub fn lose(&self) {
+        self.context.device().destroy();
+    }
+
     /// Errors of cos and sin by position.
     ///
     /// # Errors
@@ -124,6 +147,19 @@ async fn conformance_of(context: &GpuContext, progress: &Progress) -> Result<Val
         "total": verdict.total(),
         "verdict": verdict,
     }))
+}
+
+async fn largest_table(context: &GpuContext) -> Result<f64, Failure> {
+    let limits = context.device().limits();
+    let bytes = limits
+        .max_buffer_size
+        .min(limits.max_storage_buffer_binding_size);
+    // Rows of 6 pairs and what stands behind them can be exactly 2^30 bytes and other powers of 4.
+    let spec = TableSpec::new(&Frequencies::new(&RopeConfig::new(12))?);
+    let rows = u32::try_from((bytes - 16) / 48)?;
+    let make = || context.kernel().table(&spec, rows);
+    let table = wgpu_rope::checked(context.device(), make).await?;
+    Ok(table.buffer().size() as f64)
 }
 
 /// A function of the page that shows how far a step is.

@@ -12,7 +12,7 @@ const PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld"];
 /// `cargo SUBCOMMAND --target TARGET`, ready for further arguments.
 ///
 /// By the active toolchain where it has the target, or rustup can give it to it; else by Debian's, whose standard library is then
-/// built along. The two share no target folder that `--target-dir` does not name.
+/// built along. Callers name a `--target-dir` of their own, so that neither build makes the other one start again.
 pub(crate) fn cargo(subcommand: &str, target: &str) -> Result<Command, Failure> {
     // For who wants to see Debian's way where the other one would do.
     let only_debian = env::var_os("XTASK_DEBIAN_TOOLCHAIN").is_some();

@@ -15,7 +15,11 @@ pub fn describe(info: &wgpu::AdapterInfo) -> String {
         .filter(|part| !part.is_empty())
         .map(String::as_str)
         .collect();
-    format!("{}; wgpu {}", known.join(", "), info.backend)
+    match known.is_empty() {
+        // Browsers tell their pages more than wgpu.
+        true => format!("wgpu {}", info.backend),
+        false => format!("{}; wgpu {}", known.join(", "), info.backend),
+    }
 }
 
 /// Runs all vectors, each by itself: one that fails leaves the others alone. `done` is called after each.
