@@ -218,6 +218,9 @@ const crash = new Promise((_, reject) => {
 });
 crash.catch(() => {});
 
+// For the test of the test: one wrong digit in the WGSL.
+const fault = new URLSearchParams(location.search).has("fault");
+
 const loaded = init({ module_or_path: "./rope_bg.wasm" });
 // Whoever waits for it says so.
 loaded.catch(() => {});
@@ -293,7 +296,7 @@ async function run() {
       "Conformance vectors",
       at("conformance"),
       async () => {
-        const made = JSON.parse(await session.conformance(progress));
+        const made = JSON.parse(await session.conformance(fault, progress));
         // wgpu knows less of the adapter than the page.
         made.verdict.about = `${nameOf(result.device.adapter)}; ${made.verdict.about}`;
         return made;

@@ -1,7 +1,8 @@
 // Opens the page in Chromium and holds what it shows against what has to be: `cargo xtask web --test` runs this with all options.
 //
 //   --url=, --playwright= (its index.mjs), --chromium= (the program), --vectors= (the native file of conformance vectors),
-//   --result= (where the page's JSON is written), --screenshots= (a folder), --webgpu=ARGUMENT (of Chromium, any number of them)
+//   --result= (where the page's JSON is written), --screenshots= (a folder), --webgpu=ARGUMENT (of Chromium, any number of them),
+//   --fault (nothing but the page with a fault in the WGSL, whose bits have to differ)
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -19,6 +20,7 @@ const { values: options } = parseArgs({
     vectors: text,
     result: text,
     screenshots: text,
+    fault: { type: "boolean" },
     webgpu: { type: "string", multiple: true, default: ["--use-webgpu-adapter=swiftshader"] },
   },
 });
@@ -347,7 +349,18 @@ async function without() {
   }
 }
 
-try {
+/** The page with one wrong digit in the WGSL. */
+async function faulty() {
+  const { page, close } = await open({});
+  await page.goto(`${options.url}?run&fault`);
+  await state(page, ["done"], RUN);
+  assert.match(await page.textContent("#status"), /bits differ/);
+  await writeFile(options.result, await page.inputValue("#json"));
+  await close();
+}
+
+/** Everything else. */
+async function whole() {
   await mkdir(options.screenshots, { recursive: true });
   const expected = await native();
   await without();
@@ -362,6 +375,10 @@ try {
     console.log(`  ${workload}: ${ratio.toFixed(2)} times the floor (${clock})`);
   }
   console.log(`  no memory: ${lack}\n  lost: ${loss}`);
+}
+
+try {
+  await (options.fault ? faulty() : whole());
 } finally {
   await browser.close();
 }

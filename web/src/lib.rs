@@ -80,12 +80,17 @@ impl Session {
         .to_string())
     }
 
-    /// The conformance vectors, which the CPU twin makes here and now. `progress` is called with how many are done, and of how many.
+    /// The conformance vectors, which the CPU twin makes here and now. `progress` is called with how many are done, and of how many. With a
+    /// `fault` in the WGSL, which has to be found, they are fewer.
     ///
     /// # Errors
     /// Where they cannot be made; one that cannot be run is in the result.
-    pub async fn conformance(&self, progress: js_sys::Function) -> Result<String, JsError> {
-        let value = conformance_of(&self.context, &Progress(progress)).await;
+    pub async fn conformance(
+        &self,
+        fault: bool,
+        progress: js_sys::Function,
+    ) -> Result<String, JsError> {
+        let value = conformance_of(&self.context, fault, &Progress(progress)).await;
         Ok(value.map_err(js_error)?.to_string())
     }
 
@@ -131,8 +136,16 @@ impl Session {
     }
 }
 
-async fn conformance_of(context: &GpuContext, progress: &Progress) -> Result<Value, Failure> {
-    let vectors = cases::vectors()?;
+async fn conformance_of(
+    context: &GpuContext,
+    fault: bool,
+    progress: &Progress,
+) -> Result<Value, Failure> {
+    let vectors = if fault {
+        cases::faulty()?
+    } else {
+        cases::vectors()?
+    };
     let file = verdict::sha256(&vectors.to_file()?);
     let (mut done, all) = (0, vectors.vectors.len());
     let answers = device::answer(context, &vectors, || {

@@ -122,6 +122,8 @@ struct Bench {
     folder: PathBuf,
     vectors: PathBuf,
     program: PathBuf,
+    /// Whether the WGSL has a fault.
+    fault: bool,
 }
 
 pub(crate) fn main(arguments: &[String]) -> Result<(), Failure> {
@@ -140,6 +142,7 @@ pub(crate) fn main(arguments: &[String]) -> Result<(), Failure> {
         vectors: folder.join("vectors"),
         program: crate::built("conformance"),
         folder,
+        fault,
     };
     let fault = fault.then_some("--fault");
     run(Command::new(&bench.program)
@@ -393,9 +396,10 @@ fn dx12(bench: &Bench) -> Result<Done, Stop> {
 }
 
 /// The web page in Chromium, which makes the vectors itself: its test sees to it that they are those of this machine, bit for bit.
-fn browser(_: &Bench) -> Result<Done, Stop> {
-    web::test().map_err(Stop::Failed)?;
-    Ok(Done::Verdict(root().join("target/web/result.json")))
+fn browser(bench: &Bench) -> Result<Done, Stop> {
+    let result = bench.file("browser", "json");
+    web::test(&bench.vectors, &result, bench.fault).map_err(Stop::Failed)?;
+    Ok(Done::Verdict(result))
 }
 
 /// A folder of a route, empty.

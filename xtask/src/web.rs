@@ -9,7 +9,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::{Failure, cargo, cross, root, run, setup};
+use crate::{Failure, cross, root, run, setup};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 const PORT: u16 = 8080;
@@ -36,7 +36,7 @@ pub(crate) fn web(arguments: &[String]) -> Result<(), Failure> {
         }
         ["--serve"] => serve(&build()?, PORT),
         ["--serve", text] => serve(&build()?, port(text)?),
-        ["--test"] => test(),
+        ["--test"] => test_alone(),
         _ => Err("cargo xtask web [--serve [PORT] | --test]".to_owned()),
     }
 }
@@ -74,41 +74,35 @@ pub(crate) fn build() -> Result<PathBuf, Failure> {
     Ok(folder)
 }
 
-/// Opens the page in Chromium: see `web/test.mjs`. Its result lies beside the page.
-pub(crate) fn test() -> Result<(), Failure> {
+/// Opens the page in Chromium: see `web/test.mjs`. `vectors` is the native file, `result` what the page's JSON is written to.
+pub(crate) fn test(vectors: &Path, result: &Path, fault: bool) -> Result<(), Failure> {
     let folder = build()?;
     let modules = setup::npm(&[PLAYWRIGHT])?;
-    let vectors = folder.join("vectors.bin");
-    let native = [
-        "run",
-        "--quiet",
-        "--release",
-        "--package",
-        "conformance",
-        "--",
-        "make",
-    ];
-    let path = vectors
-        .to_str()
-        .ok_or("the project's folder has a name that is not UTF-8")?;
-    cargo(&[&native[..], &[path]].concat())?;
+    let playwright = modules.join("node_modules/playwright-core/index.mjs");
     let (listener, port) = listen(0)?;
     let served = folder.clone();
     // It ends with this program.
     thread::spawn(move || answer_all(&listener, &served));
+    let option = |name: &str, path: &Path| format!("--{name}={}", path.display());
     run(Command::new("node")
         .arg("web/test.mjs")
         .arg(format!("--url=http://127.0.0.1:{port}/"))
-        .arg(format!(
-            "--playwright={}",
-            modules
-                .join("node_modules/playwright-core/index.mjs")
-                .display()
-        ))
-        .arg(format!("--chromium={}", chromium()?.display()))
-        .arg(format!("--vectors={path}"))
-        .arg(format!("--result={}", folder.join("result.json").display()))
-        .arg(format!("--screenshots={}", folder.display())))
+        .arg(option("playwright", &playwright))
+        .arg(option("chromium", &chromium()?))
+        .arg(option("vectors", vectors))
+        .arg(option("result", result))
+        .arg(option("screenshots", &folder))
+        .args(fault.then_some("--fault")))
+}
+
+fn test_alone() -> Result<(), Failure> {
+    let folder = root().join("target/web");
+    fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    let vectors = folder.join("vectors");
+    run(Command::new(env!("CARGO"))
+        .args(["run", "--quiet", "--package", "conformance", "--", "make"])
+        .arg(&vectors))?;
+    test(&vectors, &folder.join("result.json"), false)
 }
 
 /// The system's own browser.

@@ -1,6 +1,6 @@
 //! The matrix: path by group, as Markdown and as JSON.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 
@@ -76,7 +76,7 @@ pub fn read(vectors: &[u8], paths: &str, date: String) -> Result<Matrix, Failure
             "judged" => {
                 // The web page has its verdict among other things.
                 let mut found: Value = serde_json::from_slice(&fs::read(text)?)?;
-                if let Some(part) = found.get_mut("verdict") {
+                if let Some(part) = found.pointer_mut("/conformance/verdict") {
                     found = part.take();
                 }
                 let verdict: Verdict = serde_json::from_value(found)?;
@@ -125,25 +125,32 @@ impl Matrix {
     /// The matrix and what stands behind each row.
     #[must_use]
     pub fn markdown(&self) -> String {
-        let groups: BTreeSet<&str> = self
-            .paths
-            .iter()
-            .filter_map(|path| path.verdict.as_ref())
-            .flat_map(|verdict| verdict.groups.keys().map(String::as_str))
-            .collect();
+        // Where all vectors ran, a group has as many values on every path.
+        let mut groups = BTreeMap::<&str, usize>::new();
+        for verdict in self.paths.iter().filter_map(|path| path.verdict.as_ref()) {
+            for (group, tally) in &verdict.groups {
+                let values = groups.entry(group).or_default();
+                *values = tally.values.max(*values);
+            }
+        }
         let mut text = format!(
-            "{}, {}: {} vectors, {} dispatches. Cells are values whose bits were compared with the CPU's, canaries included.\n\n| path |",
+            "{}, {}: {} vectors, {} dispatches; values compared bit for bit with the CPU's, canaries included.\n\n| path |",
             self.made_by, self.date, self.vectors, self.dispatches
         );
-        for group in &groups {
+        for group in groups.keys() {
             text += &format!(" {group} |");
         }
         text += " result |\n|---|";
-        text += &"---:|".repeat(groups.len());
+        text += &":---:|".repeat(groups.len());
         text += "---|\n";
+        text += "| *values* |";
+        for values in groups.values() {
+            text += &format!(" *{}* |", thousands(*values));
+        }
+        text += &format!(" *{}* |\n", thousands(groups.values().sum()));
         for path in &self.paths {
             text += &format!("| {} |", path.title);
-            for group in &groups {
+            for group in groups.keys() {
                 let tally = path.verdict.as_ref().and_then(|v| v.groups.get(*group));
                 text += &format!(" {} |", tally.map_or("–".to_owned(), cell));
             }
@@ -181,10 +188,10 @@ impl PathResult {
 }
 
 fn cell(tally: &Tally) -> String {
-    let all = thousands(tally.values);
     if tally.is_equal() {
-        return all;
+        return "equal".to_owned();
     }
+    let all = thousands(tally.values);
     let mut parts = Vec::new();
     for (count, what) in [(tally.wrong, "wrong"), (tally.within, "within rounding")] {
         if count > 0 {
