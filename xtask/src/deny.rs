@@ -9,7 +9,7 @@ const CARGO_DENY: &str = "cargo-deny@0.20.2";
 
 pub(crate) fn main() -> Result<(), Failure> {
     let program = program()?;
-    run(Command::new(&program).args(["check", "licenses", "bans", "sources"]))?;
+    run(Command::new(&program).args(["--workspace", "check", "licenses", "bans", "sources"]))?;
     // The database is a git repository elsewhere, which not every machine reaches.
     let fetched = Command::new(&program)
         .args(["fetch", "db"])
@@ -19,7 +19,7 @@ pub(crate) fn main() -> Result<(), Failure> {
         eprintln!("\nSkipped: advisories, whose database cannot be fetched here.");
         return Ok(());
     }
-    run(Command::new(&program).args(["check", "advisories"]))
+    run(Command::new(&program).args(["--workspace", "check", "advisories"]))
 }
 
 /// cargo-deny as it is installed, or built in `target/tools`.
