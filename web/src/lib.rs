@@ -190,15 +190,3 @@ impl Progress {
 fn js_error(error: impl std::fmt::Display) -> JsError {
     JsError::new(&error.to_string())
 }
-
-#[cfg(test)]
-mod tests {
-    /// The page shows its own version as that of the crate.
-    #[test]
-    fn version_is_the_crates() {
-        let manifest = include_str!("../../Cargo.toml");
-        let version = env!("CARGO_PKG_VERSION");
-        let lines = format!("name = \"wgpu-rope\"\nversion = \"{version}\"\n");
-        assert!(manifest.contains(&lines));
-    }
-}
