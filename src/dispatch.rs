@@ -120,7 +120,8 @@ impl PreparedRope {
     ///   a multiple of 4;
     /// - [`RopeError::Layout`] that a key is missing or not planned, or that query and key share an element;
     /// - [`RopeError::Table`] that the table has another width, too few rows, or another device;
-    /// - [`RopeError::Device`] what wgpu reports, such as a buffer of another device or the device's loss.
+    /// - [`RopeError::Device`] what wgpu reports, such as a buffer of another device. A lost device is seen where the tensors lie as none
+    ///   before did; looking for it takes as long as the rest.
     pub fn bind(&self, operands: &Operands<'_>, table: &CosSinTable) -> Result<RopeDispatch> {
         let plan = self.plan();
         let spec = plan.spec();

@@ -9,7 +9,7 @@ use crate::frequencies::Frequencies;
 use crate::plan::{
     Limits, Placement, PlannedDispatch, ROTATE_WGSL, Resource, RopePlan, TABLE_WGSL,
 };
-use crate::scope::{is_lost, lost, scoped};
+use crate::scope::{is_lost, lost, scoped, scoped_in_a_step};
 
 /// What a kernel may be given beside its device.
 #[derive(Debug, Clone, Default)]
@@ -342,7 +342,7 @@ impl RopeKernel {
                 }
             })
             .collect();
-        let bind_group = scoped(self.device(), operand, None, || {
+        let bind_group = scoped_in_a_step(self.device(), operand, || {
             self.device().create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some(pipeline.label),
                 layout: &pipeline.layout,

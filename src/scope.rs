@@ -36,7 +36,7 @@ pub(crate) async fn checked_as<T>(
     bytes: Option<u64>,
     make: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    match watched(device, operand, bytes, make).await {
+    match watched(device, operand, bytes, true, make).await {
         (made, None) => made,
         // What went wrong with one object knows more than what was heard of all; but that memory is out is why others failed.
         (Err(error), Some(report)) if !matches!(report, RopeError::OutOfMemory { .. }) => {
@@ -57,24 +57,45 @@ pub(crate) fn scoped<T>(
     bytes: Option<u64>,
     make: impl FnOnce() -> T,
 ) -> Result<T> {
+    scoped_if(device, operand, bytes, true, make)
+}
+
+/// The same but for a lost device, which is not looked for: that takes as long as making a bind group does, and bind groups are made in every
+/// step. Whoever submits or reads back hears of it.
+pub(crate) fn scoped_in_a_step<T>(
+    device: &wgpu::Device,
+    operand: &'static str,
+    make: impl FnOnce() -> T,
+) -> Result<T> {
+    scoped_if(device, operand, None, false, make)
+}
+
+fn scoped_if<T>(
+    device: &wgpu::Device,
+    operand: &'static str,
+    bytes: Option<u64>,
+    looks: bool,
+    make: impl FnOnce() -> T,
+) -> Result<T> {
     #[cfg(target_arch = "wasm32")]
     {
-        let _ = (device, operand, bytes);
+        let _ = (device, operand, bytes, looks);
         Ok(make())
     }
     #[cfg(not(target_arch = "wasm32"))]
     // Ready at once on every native backend.
-    match pollster::block_on(watched(device, operand, bytes, make)) {
+    match pollster::block_on(watched(device, operand, bytes, looks, make)) {
         (made, None) => Ok(made),
         (_, Some(report)) => Err(report),
     }
 }
 
-/// Makes something and waits for what wgpu has to say of it.
+/// Makes something and waits for what wgpu has to say of it; `looks` for a lost device, of which it says nothing.
 async fn watched<T>(
     device: &wgpu::Device,
     operand: &'static str,
     bytes: Option<u64>,
+    looks: bool,
     make: impl FnOnce() -> T,
 ) -> (T, Option<RopeError>) {
     let (made, validation, memory, internal) = {
@@ -89,7 +110,7 @@ async fn watched<T>(
     // The use of an object that was not made is reported too: the reason comes first.
     let report = if memory.is_some() {
         Some(RopeError::OutOfMemory { operand, bytes })
-    } else if is_lost(device) {
+    } else if looks && is_lost(device) {
         Some(lost(operand))
     } else {
         internal.or(validation).map(|error| RopeError::Device {

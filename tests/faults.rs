@@ -91,6 +91,9 @@ fn lose(context: &GpuContext, polled: bool) {
         })
         .unwrap();
     let rows = context.upload(&[0.0_f32; 12 * 32], NO_USAGE).unwrap();
+    let longer = context
+        .upload(&[0.0_f32; 12 * 4 * 64 + 1], NO_USAGE)
+        .unwrap();
 
     device.destroy();
     if polled {
@@ -122,6 +125,8 @@ fn lose(context: &GpuContext, polled: bool) {
         rows.slice(..),
         Positions::Start(tensor.slice(..4)),
     );
+    // Where the tensors lie is known: nothing but a bind group is made, for which no loss is looked for.
+    assert!(prepared.bind(&operands, &table).is_ok());
     let calls = [
         (
             "new",
@@ -137,7 +142,10 @@ fn lose(context: &GpuContext, polled: bool) {
             failed(table.bind_positions(Positions::From(1))),
         ),
         ("bind_cache", failed(cached_fill)),
-        ("bind", failed(prepared.bind(&operands, &table))),
+        (
+            "bind at another place",
+            failed(prepared.bind(&Operands::new(longer.slice(4..)), &table)),
+        ),
         ("upload", failed(context.upload(&data, NO_USAGE))),
         ("odd upload", failed(context.upload(&[1_u8; 5], NO_USAGE))),
         (
