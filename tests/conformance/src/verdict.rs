@@ -178,3 +178,60 @@ pub fn sha256(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases;
+
+    /// The answers that all vectors expect.
+    fn expected(vectors: &Vectors) -> Answers {
+        let mut answers = Answers::default();
+        for vector in &vectors.vectors {
+            for (_, buffer) in vector.written() {
+                let start = buffer.expected.unwrap();
+                answers
+                    .bytes
+                    .extend(vectors.slice(start, buffer.size).unwrap());
+            }
+        }
+        answers
+    }
+
+    #[test]
+    fn every_bit_counts() {
+        let file = cases::vectors().unwrap().to_file().unwrap();
+        let vectors = Vectors::from_file(&file).unwrap();
+        let good = expected(&vectors);
+        let good = Answers::from_file(&good.to_file().unwrap()).unwrap();
+        let verdict = judge(&vectors, &good).unwrap();
+        assert!(verdict.is_equal() && verdict.examples.is_empty());
+        let all = verdict.total();
+
+        // The last bit of a value of the first table, then its sign.
+        for (bit, within, wrong) in [(0x01, 1, 0), (0x80, 0, 1)] {
+            let mut answers = good.clone();
+            answers.bytes[if wrong == 0 { 0 } else { 3 }] ^= bit;
+            let total = judge(&vectors, &answers).unwrap().total();
+            assert_eq!((total.within, total.wrong), (within, wrong));
+            assert_eq!(total.values, all.values);
+        }
+        // A vector that did not run, and answers to something else.
+        let mut answers = good.clone();
+        let first = vectors.vectors[0].full_name();
+        answers.failures.insert(first, "no reason".to_owned());
+        let verdict = judge(&vectors, &answers).unwrap();
+        assert!(!verdict.is_equal() && verdict.total().failed == 1);
+        assert!(judge(&vectors, &Answers::default()).is_err());
+        // Every vector expects something else than what is there before.
+        for vector in &vectors.vectors {
+            let changes = vector.written().any(|(_, buffer)| {
+                vectors.slice(buffer.initial, buffer.size).unwrap()
+                    != vectors
+                        .slice(buffer.expected.unwrap(), buffer.size)
+                        .unwrap()
+            });
+            assert!(changes, "{}", vector.full_name());
+        }
+    }
+}
