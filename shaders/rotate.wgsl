@@ -158,34 +158,8 @@ fn turned_y(x: vec4<f32>, y: vec4<f32>, c: vec4<f32>, s: vec4<f32>) -> vec4<f32>
     return barrier(x * s) + barrier(y * c);
 }
 
-/// f32 rounded to 16 bits in the low half of each component: to nearest even, overflow to infinity, NaN kept NaN.
 fn narrowed(value: vec4<f32>) -> vec4<u32> {
-    let bits = bitcast<vec4<u32>>(barrier(value));
-    let magnitude = bits & vec4(0x7fffffffu);
-    let sign = (bits >> vec4(16u)) & vec4(0x8000u);
-    let nan = magnitude > vec4(0x7f800000u);
-    if (ELEMENT != F16) {
-        let rounded = (magnitude + vec4(0x7fffu) + ((magnitude >> vec4(16u)) & vec4(1u))) >> vec4(16u);
-        return sign | select(rounded, vec4(0x7fc0u), nan);
-    }
-    let normal = (magnitude - vec4(0x38000000u) + vec4(0xfffu) + ((magnitude >> vec4(13u)) & vec4(1u))) >> vec4(13u);
-    // Below 2^-14 the unit is 2^-24. 0.5 has just that unit, so the f32 sum rounds there.
-    let small = bitcast<vec4<u32>>(bitcast<vec4<f32>>(magnitude) + vec4(0.5)) - vec4(0x3f000000u);
-    let finite = select(normal, small, magnitude < vec4(0x38800000u));
-    let bounded = select(finite, vec4(0x7c00u), magnitude >= vec4(0x477ff000u));
-    return sign | select(bounded, vec4(0x7e00u), nan);
-}
-
-fn low(words: vec4<u32>) -> vec4<u32> {
-    return words & vec4(0xffffu);
-}
-
-fn high(words: vec4<u32>) -> vec4<u32> {
-    return words >> vec4(16u);
-}
-
-fn joined(low: vec4<u32>, high: vec4<u32>) -> vec4<u32> {
-    return low | (high << vec4(16u));
+    return narrowed_to(ELEMENT, bitcast<vec4<u32>>(barrier(value)));
 }
 
 // Eight values, a before b, and those that stand in even and odd places of them; and back.

@@ -1,4 +1,4 @@
-// table.wgsl: positions to rows of (cos, sin). Joined behind turns.wgsl and element.wgsl.
+// table.wgsl: positions to rows of (cos, sin). Joined behind integer.wgsl, turns.wgsl and element.wgsl.
 //
 // Purpose: fills the rows of a cos/sin table, one entry per pair of channels. It alone knows angles: frequencies, axes,
 // direction (the sign of a rate) and attention factor; or it copies rows of a caller's own cos and sin. Run once a step, or
@@ -200,29 +200,6 @@ fn element_bits(word: u32, index: u32) -> u32 {
 /// The word that holds an element.
 fn word_of(index: u32) -> u32 {
     return select(index >> 1u, index, ELEMENT == F32);
-}
-
-/// The quotient of two f32 whose second is normal and positive, rounded to nearest even: WGSL promises no correctly rounded
-/// division. Denormals are 0.
-fn divided(value: u32, by: u32) -> u32 {
-    let sign = value & 0x80000000u;
-    let divisor = (by & 0x007fffffu) | 0x00800000u;
-    var rest = (value & 0x007fffffu) | 0x00800000u;
-    var field = i32((value >> 23u) & 0xffu) - i32(by >> 23u) + 127;
-    if (rest < divisor) {
-        rest = rest << 1u;
-        field -= 1;
-    }
-    var quotient = 0u;
-    for (var i = 0u; i < 24u; i += 1u) {
-        let bit = select(0u, 1u, rest >= divisor);
-        quotient = (quotient << 1u) | bit;
-        rest = (rest - bit * divisor) << 1u;
-    }
-    // The quotient of two numbers of 24 bits is never a tie.
-    let up = select(0u, 1u, rest > divisor);
-    let bits = (u32(field - 1) << 23u) + quotient + up;
-    return select(sign | bits, sign, field < 1 || (value & 0x7f800000u) == 0u);
 }
 
 /// f32 arithmetic of which nothing is contracted: see rotate.wgsl.

@@ -5,7 +5,7 @@
 // polynomials goes below zero. A 64-bit value is a vec2<u32> (high, low); a 128-bit value is a vec4<u32>, least
 // significant word first.
 //
-// It has no bindings and no entry points: table.wgsl is joined behind it.
+// It has no bindings and no entry points. It is joined behind integer.wgsl, and table.wgsl behind it.
 
 // Written without branches: a driver that runs on a CPU executes both sides of each under a mask, through memory.
 
@@ -24,23 +24,6 @@ struct TableFactor {
 struct Scaled {
     mantissa: vec2<u32>,
     exponent: i32,
-}
-
-/// The product of two u32, from their halves.
-fn mul_wide(a: u32, b: u32) -> vec2<u32> {
-    let a0 = a & 0xffffu;
-    let a1 = a >> 16u;
-    let b0 = b & 0xffffu;
-    let b1 = b >> 16u;
-    let p = a0 * b0;
-    let m = a1 * b0 + (p >> 16u);
-    let n = a0 * b1 + (m & 0xffffu);
-    return vec2(a1 * b1 + (m >> 16u) + (n >> 16u), (n << 16u) | (p & 0xffffu));
-}
-
-/// Its high word.
-fn mul_high(a: u32, b: u32) -> u32 {
-    return mul_wide(a, b).x;
 }
 
 /// The product with a second factor below 2^16.

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use crate::dispatch::Operands;
 use crate::error::{Result, RopeError};
 use crate::kernel::{KernelOptions, RopeKernel, lock};
-use crate::layout::{Element, HeadLayout};
-use crate::plan::{CacheLayout, Content, RopePlan, RotateSpec, TableSpec};
+use crate::layout::Element;
+use crate::plan::{CacheLayout, Content, RopePlan, RotateSpec, Storage, TableSpec, TensorView};
 use crate::positions::RowPositions;
 use crate::scope::{checked, checked_as, is_lost, lost, scoped};
 use crate::table::{CosSinTable, Positions, TableFill};
@@ -515,10 +515,10 @@ impl GpuContext {
         query: &[T],
         key: Option<&[T]>,
     ) -> Result<(wgpu::Buffer, Option<wgpu::Buffer>)> {
-        let element = |operand, planned: Option<(HeadLayout, _)>| match planned {
-            Some((_, planned)) if planned != T::TYPE => Err(RopeError::layout(
+        let element = |operand, planned: Option<&TensorView>| match planned {
+            Some(view) if view.storage() != Storage::Float(T::TYPE) => Err(RopeError::layout(
                 operand,
-                format!("elements are planned as {planned:?}"),
+                format!("elements are planned as {}", view.storage()),
                 format!("{:?}", T::TYPE),
             )),
             _ => Ok(()),

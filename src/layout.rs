@@ -254,20 +254,14 @@ impl HeadLayout {
         .ok_or_else(|| RopeError::overflow("layout", "element indices must fit u64"))
     }
 
-    /// Checks the view by itself: sizes, whole words, no element in two places.
-    pub(crate) fn validate(
+    /// Checks that heads start on whole words: a plain rotation owns those.
+    pub(crate) fn check_words(
         &self,
         operand: &'static str,
         batch: u32,
         tokens: u32,
         element: ElementType,
     ) -> Result<()> {
-        if self.heads == 0 {
-            return Err(RopeError::layout(operand, "heads must be at least 1", 0));
-        }
-        self.end(batch, tokens)?
-            .checked_mul(element.bytes())
-            .ok_or_else(|| RopeError::overflow(operand, "byte offsets must fit u64"))?;
         let steps = [
             ("offset", self.offset, 2),
             ("batch stride", self.batch_stride, batch),
@@ -285,12 +279,29 @@ impl HeadLayout {
                 ));
             }
         }
-        let terms = [
+        Ok(())
+    }
+
+    /// Checks that no element of the view is in two places.
+    pub(crate) fn check_disjoint(
+        &self,
+        operand: &'static str,
+        batch: u32,
+        tokens: u32,
+        channel_stride: u32,
+    ) -> Result<()> {
+        let axes = [
             Term::difference(self.batch_stride, batch),
             Term::difference(self.token_stride, tokens),
             Term::difference(self.head_stride, self.heads),
-            Term::difference(1, self.head_dim),
         ];
+        let mut terms = axes.to_vec();
+        if channel_stride == 1 {
+            terms.push(Term::difference(1, self.head_dim));
+        } else {
+            terms.push(Term::difference(channel_stride.into(), self.head_dim));
+            terms.push(Term::difference(1, 1));
+        }
         if solvable(&terms, 0, true) {
             return Err(RopeError::layout(
                 operand,
@@ -367,6 +378,31 @@ impl Term {
             ..Self::difference(stride, count)
         }
     }
+}
+
+/// Whether two sets of places share one: each is made of steps (a stride and how often it is taken) and reaches so far from each
+/// place. The second begins `apart` behind the first.
+pub(crate) fn strided_meet(
+    (mine, my_extent): (&[(u64, u32)], u64),
+    (theirs, their_extent): (&[(u64, u32)], u64),
+    apart: i128,
+) -> bool {
+    let mut terms = Vec::with_capacity(mine.len() + theirs.len() + 1);
+    // Steps that both take alike are one, of their difference: fewer to search.
+    for (&(stride, count), &(other, others)) in mine.iter().zip(theirs) {
+        if (stride, count) == (other, others) {
+            terms.push(Term::difference(stride, count));
+        } else {
+            terms.push(Term::forward(stride, count));
+            terms.push(Term::backward(other, others));
+        }
+    }
+    terms.push(Term {
+        stride: 1,
+        low: 1 - i128::from(their_extent),
+        high: i128::from(my_extent) - 1,
+    });
+    solvable(&terms, -apart, false)
 }
 
 /// Whether `constant + sum of terms` can be 0 (with `nontrivial`, other than by all x of strides above the channels being

@@ -99,9 +99,10 @@ pub use frequencies::{Direction, Frequencies, Pair};
 pub use half;
 pub use layout::{Element, ElementType, HeadLayout};
 pub use plan::{
-    Angles, CacheLayout, Limits, MAX_HEADS_AT_ONCE, MAX_HEADS_PER_INVOCATION, Placement,
-    PlannedBinding, PlannedDispatch, PositionSource, ROTATE_WGSL, Resource, RopePlan, RotateSpec,
-    Rows, TABLE_WGSL, TablePlan, TableSpec,
+    Angles, CacheLayout, LAYER_WGSL, Limits, MAX_HEADS_AT_ONCE, MAX_HEADS_PER_INVOCATION, Norm,
+    NormWeight, Operand, Place, Placement, Places, PlannedBinding, PlannedDispatch, PositionSource,
+    QueryFactor, ROTATE_WGSL, Resource, RopePlan, RotateSpec, Rows, Storage, TABLE_WGSL, TablePlan,
+    TableSpec, TensorView,
 };
 pub use positions::{AxisOrder, RowPositions};
 #[cfg(feature = "wgpu")]

@@ -1,21 +1,26 @@
 //! Plans: what to dispatch, as data. No GPU is touched here, so any WebGPU host can carry a plan out: it names the entry
 //! point, the override constants, the bytes of the uniform buffer, the byte range of every binding and the grid.
 
+mod layer;
 mod rotate;
 mod spec;
+mod stream;
 mod table;
 
 use std::ops::Range;
 
-pub use rotate::{Placement, RopePlan};
+pub use rotate::{Place, Placement, Places, RopePlan};
 pub use spec::{MAX_HEADS_AT_ONCE, MAX_HEADS_PER_INVOCATION, RotateSpec, Rows};
+pub use stream::{Norm, NormWeight, Operand, QueryFactor, Storage, TensorView};
 pub(crate) use table::Content;
 pub use table::{Angles, CacheLayout, PositionSource, TablePlan, TableSpec};
 
 use crate::error::{Result, RopeError};
 
-/// WGSL text of the table kernel: `shaders/turns.wgsl`, `shaders/element.wgsl` and `shaders/table.wgsl`.
+/// WGSL text of the table kernel: `shaders/integer.wgsl`, `shaders/turns.wgsl`, `shaders/element.wgsl` and `shaders/table.wgsl`.
 pub const TABLE_WGSL: &str = concat!(
+    include_str!("../shaders/integer.wgsl"),
+    "\n",
     include_str!("../shaders/turns.wgsl"),
     "\n",
     include_str!("../shaders/element.wgsl"),
@@ -28,6 +33,15 @@ pub const ROTATE_WGSL: &str = concat!(
     include_str!("../shaders/element.wgsl"),
     "\n",
     include_str!("../shaders/rotate.wgsl")
+);
+
+/// WGSL text of a whole layer's dispatch: `shaders/integer.wgsl`, `shaders/element.wgsl` and `shaders/layer.wgsl`.
+pub const LAYER_WGSL: &str = concat!(
+    include_str!("../shaders/integer.wgsl"),
+    "\n",
+    include_str!("../shaders/element.wgsl"),
+    "\n",
+    include_str!("../shaders/layer.wgsl")
 );
 
 /// What a plan has to know of a device: some fields of WebGPU's `GPUSupportedLimits`, and whether it is a CPU.
@@ -46,6 +60,8 @@ pub struct Limits {
     /// Bytes of a workgroup's shared memory. The window of a head has to fit where its pairs move to other channels, and where 16-bit
     /// pairs share words.
     pub max_compute_workgroup_storage_size: u32,
+    /// Storage bindings of an entry point: 3 serve for rotations in place, 4 for tables, 8 for all else.
+    pub max_storage_buffers_per_shader_stage: u32,
     /// A software driver: shapes are chosen for a CPU's vector units.
     pub cpu: bool,
 }
@@ -59,6 +75,7 @@ impl Default for Limits {
             max_compute_invocations_per_workgroup: 256,
             // WebGPU's is 16,384; that of wgpu's downlevel defaults is this.
             max_compute_workgroup_storage_size: 16_352,
+            max_storage_buffers_per_shader_stage: 8,
             cpu: false,
         }
     }
@@ -148,6 +165,12 @@ pub enum Resource {
     Query,
     /// The buffer of the key, read-write storage.
     Key,
+    /// The buffer of this operand of a layer, and of others that share it, read-write storage.
+    Tensor(Operand),
+    /// The buffer of the weights of norms, read-only storage.
+    Weights,
+    /// A buffer of which nothing is used, read-write storage: entry points of a layer have more bindings than it may have tensors.
+    Unused,
 }
 
 /// One binding of group 0.

@@ -12,8 +12,8 @@ use parts::{Heads, TableRows, each_part};
 use crate::config::{PairChannels, Pairing};
 use crate::error::{Result, RopeError};
 use crate::frequencies::Direction;
-use crate::layout::{Element, ElementType, HeadLayout};
-use crate::plan::{Angles, Content, RotateSpec, TableSpec};
+use crate::layout::{Element, HeadLayout};
+use crate::plan::{Angles, Content, RotateSpec, Storage, TableSpec, TensorView};
 use crate::positions::{Position, RowPositions};
 use crate::turns;
 
@@ -428,13 +428,21 @@ fn row(spec: &RotateSpec, batch: u32, token: u32) -> usize {
 fn check<T: Element, S: AsRef<[T]>>(
     operand: &'static str,
     spec: &RotateSpec,
-    (layout, element): (HeadLayout, ElementType),
+    view: &TensorView,
     slice: S,
 ) -> Result<(HeadLayout, S)> {
-    if element != T::TYPE {
+    if !spec.is_plain() {
         return Err(RopeError::layout(
             operand,
-            format!("elements are planned as {element:?}"),
+            "must be of a rotation in place and nothing else (reference::layer does all)",
+            "more than that",
+        ));
+    }
+    let layout = view.layout();
+    if view.storage() != Storage::Float(T::TYPE) {
+        return Err(RopeError::layout(
+            operand,
+            format!("elements are planned as {}", view.storage()),
             format!("{:?}", T::TYPE),
         ));
     }

@@ -3,12 +3,14 @@
 use std::ops::Range;
 
 use super::spec::{MAX_HEADS_AT_ONCE, MAX_HEADS_PER_INVOCATION, RotateSpec, Side};
+use super::stream::Operand;
 use super::{Limits, PlannedBinding, PlannedDispatch, Resource, check_dispatches};
 use crate::config::Pairing;
 use crate::error::{Result, RopeError};
 use crate::layout::{ElementType, HeadLayout};
 
-/// Where the tensors of a rotation are: byte offsets of their origins in their buffers (a layout's own offset comes on top).
+/// Where query and key of a rotation in place are: byte offsets of their origins in their buffers (a layout's own offset comes on top). It is
+/// a short way to write [`Places`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Placement {
     /// Byte offset of the query, a multiple of 4.
@@ -18,6 +20,62 @@ pub struct Placement {
     /// Whether both are in one buffer. WebGPU does not allow two writable bindings of the same bytes, so they then
     /// share one binding over their union.
     pub shared: bool,
+}
+
+/// Where an operand is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Place {
+    /// Which buffer: operands of one buffer have the same number.
+    pub buffer: u32,
+    /// Byte offset of its origin in the buffer, a multiple of 4.
+    pub offset: u64,
+}
+
+/// Where all operands of a plan are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Places(Vec<(Operand, Place)>);
+
+impl Places {
+    /// All that there are, in order of operands.
+    pub fn iter(&self) -> impl Iterator<Item = (Operand, Place)> {
+        self.0.iter().copied()
+    }
+
+    pub(super) fn get(&self, operand: Operand) -> Result<Place> {
+        self.0
+            .iter()
+            .find(|(known, _)| *known == operand)
+            .map(|(_, place)| *place)
+            .ok_or_else(|| RopeError::Buffer {
+                operand: operand.name(),
+                rule: "is planned and must have a place".into(),
+                got: "none".into(),
+            })
+    }
+}
+
+impl FromIterator<(Operand, Place)> for Places {
+    fn from_iter<I: IntoIterator<Item = (Operand, Place)>>(places: I) -> Self {
+        let mut all: Vec<_> = places.into_iter().collect();
+        all.sort_by_key(|(operand, _)| *operand);
+        Self(all)
+    }
+}
+
+impl From<Placement> for Places {
+    fn from(placement: Placement) -> Self {
+        let query = Place {
+            buffer: 0,
+            offset: placement.query,
+        };
+        let key = Place {
+            buffer: u32::from(!placement.shared),
+            offset: placement.key,
+        };
+        [(Operand::Query, query), (Operand::Key, key)]
+            .into_iter()
+            .collect()
+    }
 }
 
 /// How an invocation takes hold of a head.
@@ -67,22 +125,22 @@ struct Window {
 }
 
 /// The largest divisor up to a target (0 has them all).
-fn divisor(of: u32, target: u32) -> u32 {
+pub(super) fn divisor(of: u32, target: u32) -> u32 {
     (1..=target)
         .rev()
         .find(|divisor| of.is_multiple_of(*divisor))
         .unwrap_or(1)
 }
 
-fn count(range: &Range<u32>) -> u32 {
+pub(super) fn count(range: &Range<u32>) -> u32 {
     range.end - range.start
 }
 
 /// A validated rotation, ready for any placement of its tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopePlan {
-    spec: RotateSpec,
-    limits: Limits,
+    pub(super) spec: RotateSpec,
+    pub(super) limits: Limits,
 }
 
 impl RopePlan {
@@ -108,7 +166,7 @@ impl RopePlan {
             limits: *limits,
         };
         // Whatever can fail for the tensors themselves fails here and not at the first binding.
-        plan.dispatches(Placement::default())?;
+        plan.dispatches(plan.apart()?)?;
         limits.check_binding("table", plan.row_bytes())?;
         Ok(plan)
     }
@@ -125,22 +183,21 @@ impl RopePlan {
         &self.limits
     }
 
-    /// The bytes of a buffer that the view of an operand reaches: its size must be at least the operand's byte offset plus
-    /// this. Whole words.
-    ///
-    /// # Errors
-    /// None for a plan that was made.
-    pub fn bytes(&self) -> Result<(u64, Option<u64>)> {
-        let bytes = |side: Side| -> Result<u64> {
-            let end = side.layout.end(self.spec.batch, self.spec.tokens)?;
-            end.checked_mul(side.element.bytes())
-                .and_then(|bytes| bytes.checked_next_multiple_of(4))
-                .ok_or_else(|| RopeError::overflow("layout", "byte offsets must fit u64"))
-        };
-        Ok((
-            bytes(self.spec.query)?,
-            self.spec.key.map(bytes).transpose()?,
-        ))
+    /// Every operand at the start of a buffer of its own.
+    fn apart(&self) -> Result<Places> {
+        let operands = self.spec.operands()?;
+        Ok((0..)
+            .zip(operands)
+            .map(|(buffer, (operand, _))| {
+                // Weights are bound together.
+                let buffer = if operand.is_weight() {
+                    u32::MAX
+                } else {
+                    buffer
+                };
+                (operand, Place { buffer, offset: 0 })
+            })
+            .collect())
     }
 
     #[cfg(feature = "wgpu")]
@@ -166,40 +223,65 @@ impl RopePlan {
     }
 
     /// Bytes of the table's rows that all planned tokens read.
-    fn row_bytes(&self) -> u64 {
+    pub(super) fn row_bytes(&self) -> u64 {
         self.spec.rows_needed(self.spec.tokens) * u64::from(self.pairs().next_multiple_of(2)) * 8
     }
 
     /// The dispatches for tensors at these places: usually one. Tensors past the largest binding or grid take several, and
-    /// so do a query and a key that differ in element type.
+    /// so do a query and a key of a plain rotation that differ in element type, and streams that together have more buffers than an entry
+    /// point may bind.
     ///
     /// # Errors
-    /// [`RopeError::Buffer`] for an offset that is not a multiple of 4; [`RopeError::Layout`] where query and key share an
-    /// element; [`RopeError::Limit`] where one head does not fit a binding, or a workgroup's memory (pairs that move, at an
-    /// offset that is not a multiple of 16); [`RopeError::Count`] where it would take thousands.
-    pub fn dispatches(&self, placement: Placement) -> Result<Vec<PlannedDispatch>> {
+    /// [`RopeError::Buffer`] for an offset that is not a multiple of 4, or an operand without a place; [`RopeError::Layout`] where tensors share
+    /// an element that one of them writes; [`RopeError::Limit`] where one head does not fit a binding, or a workgroup's memory (pairs that move,
+    /// at an offset that is not a multiple of 16); [`RopeError::Count`] where it would take thousands.
+    pub fn dispatches(&self, placement: impl Into<Places>) -> Result<Vec<PlannedDispatch>> {
+        let places = placement.into();
+        for (operand, place) in places.iter() {
+            if !place.offset.is_multiple_of(4) {
+                return Err(RopeError::Buffer {
+                    operand: operand.name(),
+                    rule: "byte offset must be a multiple of 4".into(),
+                    got: place.offset.to_string(),
+                });
+            }
+        }
+        if self.spec.is_plain() {
+            self.plain(&places)
+        } else {
+            super::layer::dispatches(self, &places)
+        }
+    }
+
+    /// The dispatches of a rotation in place.
+    fn plain(&self, places: &Places) -> Result<Vec<PlannedDispatch>> {
         let spec = &self.spec;
-        let query = Placed::new(self, "query", Resource::Query, spec.query, placement.query)?;
-        let Some(side) = spec.key else {
+        let (query, key) = spec.sides();
+        let placed = |side: Side, operand: Operand, resource| {
+            Placed::new(self, resource, side, places.get(operand)?.offset)
+        };
+        let query = placed(query, Operand::Query, Resource::Query)?;
+        let Some(side) = key else {
             return query.alone(self);
         };
-        let resource = if placement.shared {
+        let is_shared = places.get(Operand::Query)?.buffer == places.get(Operand::Key)?.buffer;
+        let resource = if is_shared {
             Resource::Query
         } else {
             Resource::Key
         };
-        let key = Placed::new(self, "key", resource, side, placement.key)?;
-        if placement.shared && query.meets(&key, spec)? {
+        let key = placed(side, Operand::Key, resource)?;
+        if is_shared && query.meets(&key, spec)? {
             return Err(RopeError::layout(
                 "key",
                 "must not share an element with the query in the same buffer",
                 format!(
                     "views at elements {} and {} from bytes {} and {} on",
-                    spec.query.layout.offset, side.layout.offset, placement.query, placement.key
+                    query.side.layout.offset, side.layout.offset, query.origin, key.origin
                 ),
             ));
         }
-        if let Some(joint) = self.joint(&query, &key, placement.shared)? {
+        if let Some(joint) = self.joint(&query, &key, is_shared)? {
             return Ok(vec![joint]);
         }
         let mut all = query.alone(self)?;
@@ -494,20 +576,8 @@ struct Placed {
 }
 
 impl Placed {
-    fn new(
-        plan: &RopePlan,
-        operand: &'static str,
-        resource: Resource,
-        side: Side,
-        origin: u64,
-    ) -> Result<Self> {
-        if !origin.is_multiple_of(4) {
-            return Err(RopeError::Buffer {
-                operand,
-                rule: "byte offset must be a multiple of 4".into(),
-                got: origin.to_string(),
-            });
-        }
+    fn new(plan: &RopePlan, resource: Resource, side: Side, origin: u64) -> Result<Self> {
+        let operand = side.operand;
         let end = side.layout.end(plan.spec.batch, plan.spec.tokens)?;
         end.checked_mul(side.element.bytes())
             .and_then(|bytes| bytes.checked_next_multiple_of(4))

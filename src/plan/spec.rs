@@ -4,6 +4,7 @@ use crate::config::RopeConfig;
 use crate::error::{Result, RopeError};
 use crate::frequencies::Frequencies;
 use crate::layout::{ElementType, HeadLayout};
+use crate::plan::stream::{Norm, Operand, QueryFactor, STREAMS, Stream, TensorView};
 
 /// Most heads that one invocation rotates with the same cos and sin.
 pub const MAX_HEADS_PER_INVOCATION: u32 = 8;
@@ -39,7 +40,28 @@ impl Rows {
     }
 }
 
-/// What a caller wants rotated, in place: shapes, layouts, element types, pairing and window. No buffers yet.
+/// What a caller wants done: shapes, layouts, element types, pairing and window. No buffers yet.
+///
+/// A query, or a query and a key, rotated in place; that is all where nothing else is asked for. The other parts are optional, each of them for
+/// itself, and all that are asked for happen in one dispatch: norms before the rotation, a factor of the query behind it,
+/// destinations of other layouts and types, among them slots of a cache, and a value that goes to its cache beside the key.
+///
+/// ```
+/// use wgpu_rope::{ElementType, HeadLayout, Norm, NormWeight, RopeConfig, RotateSpec, TensorView};
+/// // A layer of Qwen3: QK-norm, rotation, K and V to pages of 16 tokens in f16. Q stays where it is.
+/// let config = RopeConfig::new(128).with_theta(1e6);
+/// let (tokens, f32, f16) = (512, ElementType::F32, ElementType::F16);
+/// let norm = Norm::rms(1e-6, NormWeight::Scale(ElementType::F32));
+/// let pages = TensorView::cache(HeadLayout::bshd(16, 8, 128), 1024, 16, f16);
+/// let spec = RotateSpec::new(&config, 1, tokens, HeadLayout::bshd(tokens, 32, 128), f32)
+///     .with_key(HeadLayout::bshd(tokens, 8, 128), f32)
+///     .with_value(HeadLayout::bshd(tokens, 8, 128), f32)
+///     .with_query_norm(norm)
+///     .with_key_norm(norm)
+///     .with_key_to(pages)
+///     .with_value_to(pages);
+/// # let _ = spec;
+/// ```
 ///
 /// ```
 /// use wgpu_rope::{ElementType, HeadLayout, RopeConfig, RotateSpec};
@@ -53,8 +75,13 @@ pub struct RotateSpec {
     pub(super) config: RopeConfig,
     pub(super) batch: u32,
     pub(super) tokens: u32,
-    pub(super) query: Side,
-    pub(super) key: Option<Side>,
+    /// Of query, key and value: where they come from, where they go, what is done first.
+    pub(super) query: TensorView,
+    pub(super) others: [Option<TensorView>; 2],
+    pub(super) destinations: [Option<TensorView>; 3],
+    pub(super) norms: [Option<Norm>; 3],
+    pub(super) factor: QueryFactor,
+    pub(super) is_rotated: bool,
     pub(super) rows: Rows,
     pub(super) idle: Idle,
     pub(super) heads_per_invocation: Option<u32>,
@@ -71,9 +98,10 @@ pub(super) struct Idle {
     pub(super) within: bool,
 }
 
-/// One tensor of a rotation.
+/// One tensor of a rotation in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Side {
+    pub(super) operand: &'static str,
     pub(super) layout: HeadLayout,
     pub(super) element: ElementType,
 }
@@ -93,11 +121,12 @@ impl RotateSpec {
             config: config.clone(),
             batch,
             tokens,
-            query: Side {
-                layout: query,
-                element,
-            },
-            key: None,
+            query: TensorView::new(query, element),
+            others: [None; 2],
+            destinations: [None; 3],
+            norms: [None; 3],
+            factor: QueryFactor::One,
+            is_rotated: true,
             rows: Rows::Shared,
             idle: Idle {
                 rotated: config.rotated_pairs(),
@@ -112,11 +141,99 @@ impl RotateSpec {
     /// A second tensor of the same tokens and positions, rotated in the same dispatch.
     #[must_use]
     pub fn with_key(self, key: HeadLayout, element: ElementType) -> Self {
+        self.with_key_from(TensorView::new(key, element))
+    }
+
+    /// A value of the same tokens, which is not rotated: it goes to its destination beside the key. Its head_dim is its own.
+    #[must_use]
+    pub fn with_value(self, value: HeadLayout, element: ElementType) -> Self {
+        self.with_value_from(TensorView::new(value, element))
+    }
+
+    /// The query from any view in place of that of [`RotateSpec::new`]: keys that lie in a cache, say, where they are rotated on by a shift of their
+    /// context.
+    #[must_use]
+    pub fn with_query_from(self, source: TensorView) -> Self {
         Self {
-            key: Some(Side {
-                layout: key,
-                element,
-            }),
+            query: source,
+            ..self
+        }
+    }
+
+    /// The key from any view.
+    #[must_use]
+    pub fn with_key_from(self, source: TensorView) -> Self {
+        self.with_other(0, source)
+    }
+
+    /// The value from any view.
+    #[must_use]
+    pub fn with_value_from(self, source: TensorView) -> Self {
+        self.with_other(1, source)
+    }
+
+    fn with_other(mut self, other: usize, source: TensorView) -> Self {
+        self.others[other] = Some(source);
+        self
+    }
+
+    /// Where the query goes; it stays in place without. A destination may be the source's own tensor, but share no element with it otherwise.
+    #[must_use]
+    pub fn with_query_to(self, destination: TensorView) -> Self {
+        self.with_destination(0, destination)
+    }
+
+    /// Where the key goes; it stays in place without.
+    #[must_use]
+    pub fn with_key_to(self, destination: TensorView) -> Self {
+        self.with_destination(1, destination)
+    }
+
+    /// Where the value goes.
+    #[must_use]
+    pub fn with_value_to(self, destination: TensorView) -> Self {
+        self.with_destination(2, destination)
+    }
+
+    fn with_destination(mut self, stream: usize, destination: TensorView) -> Self {
+        self.destinations[stream] = Some(destination);
+        self
+    }
+
+    /// A norm of the query, before its rotation.
+    #[must_use]
+    pub fn with_query_norm(self, norm: Norm) -> Self {
+        self.with_norm(0, norm)
+    }
+
+    /// A norm of the key, before its rotation.
+    #[must_use]
+    pub fn with_key_norm(self, norm: Norm) -> Self {
+        self.with_norm(1, norm)
+    }
+
+    /// A norm of the value.
+    #[must_use]
+    pub fn with_value_norm(self, norm: Norm) -> Self {
+        self.with_norm(2, norm)
+    }
+
+    fn with_norm(mut self, stream: usize, norm: Norm) -> Self {
+        self.norms[stream] = Some(norm);
+        self
+    }
+
+    /// A factor of the query behind its rotation: the softmax scale, or one by position.
+    #[must_use]
+    pub fn with_query_factor(self, factor: QueryFactor) -> Self {
+        Self { factor, ..self }
+    }
+
+    /// Rotates nothing: layers without RoPE still have norms, factors and caches. The table's rows are not read then.
+    #[must_use]
+    pub fn without_rotation(self) -> Self {
+        Self {
+            is_rotated: false,
             ..self
         }
     }
@@ -206,16 +323,80 @@ impl RotateSpec {
         &self.config
     }
 
-    /// Layout and element type of the query.
+    /// The query's source.
     #[must_use]
-    pub fn query(&self) -> (HeadLayout, ElementType) {
-        (self.query.layout, self.query.element)
+    pub fn query(&self) -> &TensorView {
+        &self.query
     }
 
-    /// Layout and element type of the key, if there is one.
+    /// The key's source, if there is one.
     #[must_use]
-    pub fn key(&self) -> Option<(HeadLayout, ElementType)> {
-        self.key.map(|key| (key.layout, key.element))
+    pub fn key(&self) -> Option<&TensorView> {
+        self.others[0].as_ref()
+    }
+
+    /// The value's source, if there is one.
+    #[must_use]
+    pub fn value(&self) -> Option<&TensorView> {
+        self.others[1].as_ref()
+    }
+
+    /// Query, key and value, those that are there.
+    pub(crate) fn streams(&self) -> [Option<Stream>; 3] {
+        let [key, value] = self.others;
+        let sources = [Some(self.query), key, value];
+        [0, 1, 2].map(|n| {
+            Some(Stream {
+                source: sources[n]?,
+                destination: self.destinations[n],
+                norm: self.norms[n],
+            })
+        })
+    }
+
+    /// A factor of the rotated query.
+    pub(crate) fn factor(&self) -> QueryFactor {
+        self.factor
+    }
+
+    /// Whether anything is rotated.
+    pub(crate) fn is_rotated(&self) -> bool {
+        self.is_rotated
+    }
+
+    /// Whether it is no more than a rotation in place.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.is_rotated
+            && self.factor == QueryFactor::One
+            && self.value().is_none()
+            && self.streams().iter().flatten().all(Stream::is_plain)
+    }
+
+    /// Slots of the table that are read when all tokens are taken: one past the last.
+    #[must_use]
+    pub fn slots_needed(&self) -> u32 {
+        let lists = self.streams().into_iter().flatten();
+        lists
+            .flat_map(|stream| [Some(stream.source), stream.destination])
+            .filter_map(|view| Some(view?.pages?.first_slot))
+            .max()
+            .map_or(0, |first| {
+                first.saturating_add(self.batch.saturating_mul(self.tokens))
+            })
+    }
+
+    /// What has to be bound, in this order, and how many bytes of each from its origin on.
+    ///
+    /// # Errors
+    /// Those of [`RotateSpec::validate`].
+    pub fn operands(&self) -> Result<Vec<(Operand, u64)>> {
+        let mut all = Vec::new();
+        for (stream, names) in self.streams().iter().zip(&STREAMS) {
+            if let Some(stream) = stream {
+                all.extend(stream.operands(names, self.batch, self.tokens)?);
+            }
+        }
+        Ok(all)
     }
 
     /// Pairs before the first of those at the end of the window that stay as they are, though they may move.
@@ -238,7 +419,7 @@ impl RotateSpec {
     /// How many rows of the table are read when `tokens` tokens are rotated.
     #[must_use]
     pub fn rows_needed(&self, tokens: u32) -> u64 {
-        if tokens == 0 {
+        if tokens == 0 || !(self.is_rotated || self.factor == QueryFactor::PerRow) {
             return 0;
         }
         self.row(self.batch.saturating_sub(1), tokens - 1) + 1
@@ -287,26 +468,52 @@ impl RotateSpec {
         if self.workgroup == Some(0) {
             return Err(RopeError::layout("workgroup", "must be at least 1", 0));
         }
-        for (operand, side) in self.sides() {
-            if side.layout.head_dim != self.config.head_dim() {
+        for (n, (stream, names)) in self.streams().iter().zip(&STREAMS).enumerate() {
+            let Some(stream) = stream else {
+                if self.destinations[n].is_some() || self.norms[n].is_some() {
+                    return Err(RopeError::layout(
+                        names.source.name(),
+                        "must be given where it has a destination or a norm",
+                        "none",
+                    ));
+                }
+                continue;
+            };
+            // The value's is its own.
+            let head_dim = (n < 2).then(|| self.config.head_dim());
+            stream.validate(names, self.batch, self.tokens, head_dim)?;
+            if n == 2 && stream.destination.is_none() && stream.norm.is_none() {
                 return Err(RopeError::layout(
-                    operand,
-                    format!(
-                        "head_dim must be the configuration's {}",
-                        self.config.head_dim()
-                    ),
-                    side.layout.head_dim,
+                    "value",
+                    "must have a destination or a norm: it is not rotated",
+                    "neither",
                 ));
             }
-            side.layout
-                .validate(operand, self.batch, self.tokens, side.element)?;
+        }
+        if self.is_plain() {
+            let (query, key) = self.sides();
+            for side in [Some(query), key].into_iter().flatten() {
+                side.layout
+                    .check_words(side.operand, self.batch, self.tokens, side.element)?;
+            }
+        }
+        if let QueryFactor::Constant(factor) = self.factor {
+            if !factor.is_finite() {
+                return Err(RopeError::config("query factor", "must be finite", factor));
+            }
         }
         Ok(())
     }
 
-    pub(super) fn sides(&self) -> impl Iterator<Item = (&'static str, Side)> {
-        [("query", Some(self.query)), ("key", self.key)]
-            .into_iter()
-            .filter_map(|(name, side)| Some((name, side?)))
+    /// Query and key of a plain rotation.
+    pub(super) fn sides(&self) -> (Side, Option<Side>) {
+        let side = |view: &TensorView, operand: Operand| Side {
+            operand: operand.name(),
+            layout: view.layout,
+            // A plain rotation has no other storage.
+            element: view.storage.element().unwrap_or_default(),
+        };
+        let key = self.key().map(|key| side(key, Operand::Key));
+        (side(&self.query, Operand::Query), key)
     }
 }

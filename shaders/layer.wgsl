@@ -1,0 +1,1151 @@
+// layer.wgsl: what stands between a layer's projections and its attention kernel, in one dispatch: query and key normalised,
+// rotated, scaled and written where they are wanted, in another type if need be, and the value beside them. Joined behind
+// integer.wgsl and element.wgsl.
+//
+// Purpose: all that rotate.wgsl does not: tensors that do not stay in place, caches whose slots are listed, norms, scales, sums.
+// Three streams go from a source to a destination, each with a layout and a type of its own:
+//   query  norm, rotation, scale
+//   key    norm, rotation
+//   value  norm
+// Each part is optional. Source and destination may be the same. Like rotate.wgsl it knows memory, and no positions nor angles.
+//
+// Bindings (group 0)
+//   0 params     uniform              Params
+//   1 rows       storage, read        the table: rows of cos and sin, slots, scales of the query; bits of f32 and i32
+//   2 weights    storage, read        weights of the norms
+//   3 to 8       storage, read_write  the buffers of all tensors and of their scales. Which of them holds which tensor is in
+//                                     override constants, since tensors may share a buffer and a buffer has to be bound once. What
+//                                     is not needed is bound to something that nobody else uses.
+//
+// Override constants; those with a name of a stream exist for each
+//   WORKGROUP    invocations along x
+//   QUERY_DIM    channels of a head
+//   QUERY_FROM, QUERY_TO            binding - 3 of source and destination
+//   QUERY_FROM_TYPE, QUERY_TO_TYPE  element type: 0 f32, 1 f16, 2 bf16; channels only: 3 blocks of 32 with an f16 scale, 4 int8
+//   QUERY_FROM_SCALES, QUERY_TO_SCALES  binding - 3 of the scales of int8 (channels only)
+//   QUERY_FROM_SLOTS, QUERY_TO_SLOTS    tokens stand in slots that are listed, else by batch entry and token
+//   QUERY_LANES  invocations that share a head (octets)
+//   QUERY_AT_ONCE, QUERY_ROUNDS  heads that an invocation loads before it stores the first of them, 1 to 4, and how often it does so (octets)
+//   QUERY_NORM   0 none, 1 no weights, 2 weights, 3 weights that 1 is added to
+//   QUERY_ADDS   what is in the destination is added to
+//   QUERY_SCALE  0 none, 1 one factor, 2 one for each row
+//   WEIGHTS      element type of the weights
+//   WHOLE        norms are over all heads of a token (channels only)
+//   OFFSET       channels before the rotary window
+//   WINDOW       channels of the rotary window; 0: nothing is rotated
+//   BLOCK        pairs of a block of the rotary window that is half-split by itself
+//   PAIRS        pairs that are rotated, the first of the window
+//   KEEP         pairs with the entry (1, 0) are not rotated either
+//   INTERLEAVED, WRITES_INTERLEAVED  as in rotate.wgsl
+//   PAIRED       a head is whole pairs of octets, and so is the window in it
+//   SUMS, FACTORS  sums of pairs of octets that a workgroup keeps, and factors of norms: 4 for each head side by side (octets)
+//   STAGED, BLOCKS  channels of a head that are kept, and scales (channels only)
+//
+// Entry points
+//   octets    an invocation takes twice eight channels of a head, which are 16 or 32 bytes: two octets whose channels are rotated
+//             with each other. Everything starts on 16 bytes, a head is a multiple of 16 channels and a window of 16.
+//   channels  a workgroup takes a head, channel by channel: any type, layout and pairing
+//
+// Grid: x = workgroups across the query's heads, then the key's, then the value's; y = tokens, exactly; z = batch.
+// Every word is written by one invocation, but for halves and bytes of a word, which are written by atomic operations.
+// Tail: invocations past the last head, token or batch entry, and tokens whose slot is not in the cache, load and store nothing.
+
+const QUERY: u32 = 0u;
+const KEY: u32 = 1u;
+const VALUE: u32 = 2u;
+
+override WORKGROUP: u32 = 64u;
+override QUERY_DIM: u32 = 128u;
+override KEY_DIM: u32 = 128u;
+override VALUE_DIM: u32 = 128u;
+override QUERY_FROM: u32 = 0u;
+override KEY_FROM: u32 = 0u;
+override VALUE_FROM: u32 = 0u;
+override QUERY_TO: u32 = 0u;
+override KEY_TO: u32 = 0u;
+override VALUE_TO: u32 = 0u;
+override QUERY_FROM_TYPE: u32 = 0u;
+override KEY_FROM_TYPE: u32 = 0u;
+override VALUE_FROM_TYPE: u32 = 0u;
+override QUERY_TO_TYPE: u32 = 0u;
+override KEY_TO_TYPE: u32 = 0u;
+override VALUE_TO_TYPE: u32 = 0u;
+override QUERY_FROM_SCALES: u32 = 0u;
+override KEY_FROM_SCALES: u32 = 0u;
+override VALUE_FROM_SCALES: u32 = 0u;
+override QUERY_TO_SCALES: u32 = 0u;
+override KEY_TO_SCALES: u32 = 0u;
+override VALUE_TO_SCALES: u32 = 0u;
+override QUERY_FROM_SLOTS: bool = false;
+override KEY_FROM_SLOTS: bool = false;
+override VALUE_FROM_SLOTS: bool = false;
+override QUERY_TO_SLOTS: bool = false;
+override KEY_TO_SLOTS: bool = false;
+override VALUE_TO_SLOTS: bool = false;
+override QUERY_LANES: u32 = 8u;
+override KEY_LANES: u32 = 8u;
+override VALUE_LANES: u32 = 8u;
+override QUERY_ROUNDS: u32 = 1u;
+override KEY_ROUNDS: u32 = 1u;
+override VALUE_ROUNDS: u32 = 1u;
+override QUERY_AT_ONCE: u32 = 1u;
+override KEY_AT_ONCE: u32 = 1u;
+override VALUE_AT_ONCE: u32 = 1u;
+override QUERY_NORM: u32 = 0u;
+override KEY_NORM: u32 = 0u;
+override VALUE_NORM: u32 = 0u;
+override QUERY_ADDS: bool = false;
+override KEY_ADDS: bool = false;
+override VALUE_ADDS: bool = false;
+override QUERY_SCALE: u32 = 0u;
+override WEIGHTS: u32 = 0u;
+override WHOLE: bool = false;
+override OFFSET: u32 = 0u;
+override WINDOW: u32 = 128u;
+override BLOCK: u32 = 64u;
+override PAIRS: u32 = 64u;
+override KEEP: bool = false;
+override INTERLEAVED: bool = false;
+override WRITES_INTERLEAVED: bool = false;
+override SUMS: u32 = 1u;
+override FACTORS: u32 = 4u;
+override PAIRED: bool = false;
+override BLOCKS: u32 = 1u;
+override STAGED: u32 = 1u;
+
+const Q8_0: u32 = 3u;
+const INT8: u32 = 4u;
+
+/// The bits of 1.
+const ONE: u32 = 0x3f800000u;
+
+/// Where the heads of a tensor stand, in units of 16 bytes (octets) or in channels: in two steps to a token, which are batch entry and
+/// token, or page of a cache and place in it.
+struct Tensor {
+    first: u32,
+    outer_stride: u32,
+    inner_stride: u32,
+    head_stride: u32,
+    /// Word of the table where the slots begin, how many slots the cache has, and how many of them a page.
+    slots: u32,
+    slot_count: u32,
+    page_size: u32,
+    /// Of int8 where the scales begin, in scales; of blocks where the tensor begins, in halves of a word: `first` does not count it then.
+    base: u32,
+}
+
+struct Stream {
+    source: Tensor,
+    destination: Tensor,
+    heads: u32,
+    /// Workgroups across.
+    groups: u32,
+    /// Word of the first weight.
+    weights: u32,
+    /// Of the norm: what is added to the mean, and what makes a mean of a sum; bits of f32.
+    epsilon: u32,
+    mean: u32,
+    /// From channel to channel of the destination.
+    channel_stride: u32,
+    unused_a: u32,
+    unused_b: u32,
+}
+
+struct Params {
+    streams: array<Stream, 3>,
+    /// Row of the first token of the first batch entry, and the way to the others.
+    first_row: u32,
+    row_of_batch: u32,
+    row_of_token: u32,
+    /// From row to row, in words.
+    row_stride: u32,
+    tokens: u32,
+    batch: u32,
+    /// From the slots of a batch entry to those of the next.
+    slots_of_batch: u32,
+    /// Word of the table where the scales of the query begin.
+    scales: u32,
+    /// The factor of the query, bits of f32.
+    factor: u32,
+    /// 0. The compiler does not know it: see rotate.wgsl.
+    zero: u32,
+    unused_a: u32,
+    unused_b: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> rows: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read> weights: array<u32>;
+@group(0) @binding(3) var<storage, read_write> quads_0: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read_write> quads_1: array<vec4<u32>>;
+@group(0) @binding(5) var<storage, read_write> quads_2: array<vec4<u32>>;
+@group(0) @binding(6) var<storage, read_write> quads_3: array<vec4<u32>>;
+@group(0) @binding(7) var<storage, read_write> quads_4: array<vec4<u32>>;
+@group(0) @binding(8) var<storage, read_write> quads_5: array<vec4<u32>>;
+
+@group(0) @binding(3) var<storage, read_write> words_0: array<atomic<u32>>;
+@group(0) @binding(4) var<storage, read_write> words_1: array<atomic<u32>>;
+@group(0) @binding(5) var<storage, read_write> words_2: array<atomic<u32>>;
+@group(0) @binding(6) var<storage, read_write> words_3: array<atomic<u32>>;
+@group(0) @binding(7) var<storage, read_write> words_4: array<atomic<u32>>;
+@group(0) @binding(8) var<storage, read_write> words_5: array<atomic<u32>>;
+
+// ---- a stream's constants: `stream` is a constant at every call, so all of this is gone in the compiled kernel ----
+
+fn dim_of(stream: u32) -> u32 {
+    return vec3(QUERY_DIM, KEY_DIM, VALUE_DIM)[stream];
+}
+
+fn norm_of(stream: u32) -> u32 {
+    return vec3(QUERY_NORM, KEY_NORM, VALUE_NORM)[stream];
+}
+
+fn from_of(stream: u32) -> u32 {
+    return vec3(QUERY_FROM, KEY_FROM, VALUE_FROM)[stream];
+}
+
+fn to_of(stream: u32) -> u32 {
+    return vec3(QUERY_TO, KEY_TO, VALUE_TO)[stream];
+}
+
+fn from_type(stream: u32) -> u32 {
+    return vec3(QUERY_FROM_TYPE, KEY_FROM_TYPE, VALUE_FROM_TYPE)[stream];
+}
+
+fn to_type(stream: u32) -> u32 {
+    return vec3(QUERY_TO_TYPE, KEY_TO_TYPE, VALUE_TO_TYPE)[stream];
+}
+
+fn from_scales(stream: u32) -> u32 {
+    return vec3(QUERY_FROM_SCALES, KEY_FROM_SCALES, VALUE_FROM_SCALES)[stream];
+}
+
+fn to_scales(stream: u32) -> u32 {
+    return vec3(QUERY_TO_SCALES, KEY_TO_SCALES, VALUE_TO_SCALES)[stream];
+}
+
+fn from_slots(stream: u32) -> bool {
+    return vec3(QUERY_FROM_SLOTS, KEY_FROM_SLOTS, VALUE_FROM_SLOTS)[stream];
+}
+
+fn to_slots(stream: u32) -> bool {
+    return vec3(QUERY_TO_SLOTS, KEY_TO_SLOTS, VALUE_TO_SLOTS)[stream];
+}
+
+fn lanes_of(stream: u32) -> u32 {
+    return vec3(QUERY_LANES, KEY_LANES, VALUE_LANES)[stream];
+}
+
+fn rounds_of(stream: u32) -> u32 {
+    return vec3(QUERY_ROUNDS, KEY_ROUNDS, VALUE_ROUNDS)[stream];
+}
+
+fn at_once_of(stream: u32) -> u32 {
+    return vec3(QUERY_AT_ONCE, KEY_AT_ONCE, VALUE_AT_ONCE)[stream];
+}
+
+fn adds(stream: u32) -> bool {
+    return vec3(QUERY_ADDS, KEY_ADDS, VALUE_ADDS)[stream];
+}
+
+fn rotates(stream: u32) -> bool {
+    return WINDOW > 0u && stream != VALUE;
+}
+
+fn is_scaled(stream: u32) -> bool {
+    return QUERY_SCALE > 0u && stream == QUERY;
+}
+
+// ---- where a token stands ----
+
+fn table_word(at: u32) -> u32 {
+    return rows[at >> 2u][at & 3u];
+}
+
+/// Where the first head of a token stands in a tensor, if it is there at all.
+struct Spot {
+    at: u32,
+    inside: bool,
+}
+
+/// `token` and `batch` are inside of the grid's.
+fn spot(tensor: Tensor, in_slots: bool, token: u32, batch: u32) -> Spot {
+    if (!in_slots) {
+        return Spot(tensor.first + batch * tensor.outer_stride + token * tensor.inner_stride, true);
+    }
+    // A negative slot is a large one.
+    let slot = table_word(tensor.slots + batch * params.slots_of_batch + token);
+    let at = tensor.first + slot / tensor.page_size * tensor.outer_stride + slot % tensor.page_size * tensor.inner_stride;
+    return Spot(at, slot < tensor.slot_count);
+}
+
+// ---- arithmetic: f32, each product and sum rounded by itself ----
+
+fn barrier(value: vec4<f32>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(bitcast<vec4<u32>>(value) ^ vec4(params.zero));
+}
+
+fn barrier_of_one(value: f32) -> f32 {
+    return bitcast<f32>(bitcast<u32>(value) ^ params.zero);
+}
+
+/// Eight channels.
+struct Octet {
+    a: vec4<f32>,
+    b: vec4<f32>,
+}
+
+/// The sum of the squares of an octet, in this order: those four apart, those two apart, those side by side.
+fn sum_of_squares(octet: Octet) -> f32 {
+    let four = barrier(barrier(octet.a * octet.a) + barrier(octet.b * octet.b));
+    let two = barrier(vec4(four.xy + four.zw, 0.0, 0.0));
+    return barrier_of_one(two.x + two.y);
+}
+
+fn sum_of_chains(chains: vec4<f32>) -> f32 {
+    let two = barrier(vec4(chains.xy + chains.zw, 0.0, 0.0));
+    return barrier_of_one(two.x + two.y);
+}
+
+/// What channels are multiplied by, given the sum of their squares.
+fn norm_factor(stream: u32, sum: f32) -> f32 {
+    let mean = barrier_of_one(sum * bitcast<f32>(params.streams[stream].mean));
+    let biased = barrier_of_one(mean + bitcast<f32>(params.streams[stream].epsilon));
+    return bitcast<f32>(inverse_root(bitcast<u32>(biased)));
+}
+
+// ---- octets ----
+
+fn load(binding: u32, at: u32) -> vec4<u32> {
+    if (binding == 0u) { return quads_0[at]; }
+    if (binding == 1u) { return quads_1[at]; }
+    if (binding == 2u) { return quads_2[at]; }
+    if (binding == 3u) { return quads_3[at]; }
+    if (binding == 4u) { return quads_4[at]; }
+    return quads_5[at];
+}
+
+fn store(binding: u32, at: u32, words: vec4<u32>) {
+    if (binding == 0u) { quads_0[at] = words; }
+    if (binding == 1u) { quads_1[at] = words; }
+    if (binding == 2u) { quads_2[at] = words; }
+    if (binding == 3u) { quads_3[at] = words; }
+    if (binding == 4u) { quads_4[at] = words; }
+    if (binding == 5u) { quads_5[at] = words; }
+}
+
+/// The n-th octet of a head of a type.
+fn load_octet(binding: u32, element: u32, head: u32, n: u32) -> Octet {
+    if (element == F32) {
+        let at = head + 2u * n;
+        return Octet(bitcast<vec4<f32>>(load(binding, at)), bitcast<vec4<f32>>(load(binding, at + 1u)));
+    }
+    let words = load(binding, head + n);
+    let even = widened_from(element, low(words));
+    let odd = widened_from(element, high(words));
+    return Octet(vec4(even.x, odd.x, even.y, odd.y), vec4(even.z, odd.z, even.w, odd.w));
+}
+
+fn store_octet(binding: u32, element: u32, head: u32, n: u32, octet: Octet) {
+    if (element == F32) {
+        let at = head + 2u * n;
+        store(binding, at, bitcast<vec4<u32>>(octet.a));
+        store(binding, at + 1u, bitcast<vec4<u32>>(octet.b));
+        return;
+    }
+    let a = bitcast<vec4<u32>>(octet.a);
+    let b = bitcast<vec4<u32>>(octet.b);
+    let even = narrowed_to(element, vec4(a.xz, b.xz));
+    let odd = narrowed_to(element, vec4(a.yw, b.yw));
+    store(binding, head + n, joined(even, odd));
+}
+
+/// The weights of an octet.
+fn weights_of(stream: u32, n: u32) -> Octet {
+    if (norm_of(stream) < 2u) {
+        return Octet(vec4(1.0), vec4(1.0));
+    }
+    let first = params.streams[stream].weights;
+    var a: vec4<f32>;
+    var b: vec4<f32>;
+    if (WEIGHTS == F32) {
+        let at = first + 8u * n;
+        a = bitcast<vec4<f32>>(vec4(weights[at], weights[at + 1u], weights[at + 2u], weights[at + 3u]));
+        b = bitcast<vec4<f32>>(vec4(weights[at + 4u], weights[at + 5u], weights[at + 6u], weights[at + 7u]));
+    } else {
+        let at = first + 4u * n;
+        let words = vec4(weights[at], weights[at + 1u], weights[at + 2u], weights[at + 3u]);
+        let even = widened_from(WEIGHTS, low(words));
+        let odd = widened_from(WEIGHTS, high(words));
+        a = vec4(even.x, odd.x, even.y, odd.y);
+        b = vec4(even.z, odd.z, even.w, odd.w);
+    }
+    if (norm_of(stream) == 3u) {
+        return Octet(barrier(a + vec4(1.0)), barrier(b + vec4(1.0)));
+    }
+    return Octet(a, b);
+}
+
+fn normalised(stream: u32, octet: Octet, factor: f32, weight: Octet) -> Octet {
+    if (norm_of(stream) == 0u) {
+        return octet;
+    }
+    let a = barrier(octet.a * vec4(factor));
+    let b = barrier(octet.b * vec4(factor));
+    if (norm_of(stream) == 1u) {
+        return Octet(a, b);
+    }
+    return Octet(barrier(a * weight.a), barrier(b * weight.b));
+}
+
+/// cos and sin of eight pairs, and which of them are rotated.
+struct Turn {
+    cos: Octet,
+    sin: Octet,
+    a: vec4<bool>,
+    b: vec4<bool>,
+}
+
+/// Four pairs from `pair` on, a multiple of 4, of the row that starts at a word: cos, sin.
+fn entries(row: u32, pair: u32) -> Octet {
+    let at = (row >> 2u) + (pair >> 1u);
+    let r0 = bitcast<vec4<f32>>(rows[at]);
+    let r1 = bitcast<vec4<f32>>(rows[at + 1u]);
+    return Octet(vec4(r0.xz, r1.xz), vec4(r0.yw, r1.yw));
+}
+
+/// Which of four pairs from `pair` on are rotated.
+fn turns(pair: u32, cos: vec4<f32>, sin: vec4<f32>) -> vec4<bool> {
+    let is_there = vec4(pair) + vec4(0u, 1u, 2u, 3u) < vec4(PAIRS);
+    if (KEEP) {
+        let differs = ((bitcast<vec4<u32>>(cos) ^ vec4(ONE)) | bitcast<vec4<u32>>(sin)) != vec4(0u);
+        return is_there & differs;
+    }
+    return is_there;
+}
+
+/// The turn of a lane's octets.
+fn turn_of(row: u32, lane: u32) -> Turn {
+    let pair = select(8u * lane, 4u * lane, INTERLEAVED);
+    let other = select(pair + 4u, pair + WINDOW / 4u, INTERLEAVED);
+    let first = entries(row, pair);
+    let second = entries(row, other);
+    return Turn(
+        Octet(first.a, second.a),
+        Octet(first.b, second.b),
+        turns(pair, first.a, first.b),
+        turns(other, second.a, second.b),
+    );
+}
+
+struct Octets {
+    first: Octet,
+    second: Octet,
+}
+
+fn rotated(octets: Octets, turn: Turn) -> Octets {
+    var x = octets.first;
+    var y = octets.second;
+    if (INTERLEAVED) {
+        x = Octet(vec4(octets.first.a.xz, octets.first.b.xz), vec4(octets.second.a.xz, octets.second.b.xz));
+        y = Octet(vec4(octets.first.a.yw, octets.first.b.yw), vec4(octets.second.a.yw, octets.second.b.yw));
+    }
+    let c = turn.cos;
+    let s = turn.sin;
+    var xa = barrier(barrier(x.a * c.a) - barrier(y.a * s.a));
+    var xb = barrier(barrier(x.b * c.b) - barrier(y.b * s.b));
+    var ya = barrier(barrier(x.a * s.a) + barrier(y.a * c.a));
+    var yb = barrier(barrier(x.b * s.b) + barrier(y.b * c.b));
+    if (KEEP || 2u * PAIRS < WINDOW) {
+        xa = select(x.a, xa, turn.a);
+        xb = select(x.b, xb, turn.b);
+        ya = select(y.a, ya, turn.a);
+        yb = select(y.b, yb, turn.b);
+    }
+    if (INTERLEAVED) {
+        return Octets(
+            Octet(vec4(xa.x, ya.x, xa.y, ya.y), vec4(xa.z, ya.z, xa.w, ya.w)),
+            Octet(vec4(xb.x, yb.x, xb.y, yb.y), vec4(xb.z, yb.z, xb.w, yb.w)),
+        );
+    }
+    return Octets(Octet(xa, xb), Octet(ya, yb));
+}
+
+/// The n-th pair of octets of a head. The first WINDOW / 16 hold channels that are rotated with each other, the others are those before and
+/// behind the window, in order.
+fn octets_of(stream: u32, n: u32) -> vec2<u32> {
+    if (!rotates(stream)) {
+        return vec2(2u * n, 2u * n + 1u);
+    }
+    let turning = WINDOW / 16u;
+    let before = OFFSET / 8u;
+    let block = select(BLOCK / 8u, turning, INTERLEAVED);
+    let first = before + n + n / block * block;
+    if (dim_of(stream) == WINDOW) {
+        return vec2(first, first + block);
+    }
+    let rest = 2u * (n - turning);
+    let others = vec2(rest, rest + 1u);
+    let skipped = select(vec2(0u), vec2(2u * turning), others >= vec2(before));
+    return select(others + skipped, vec2(first, first + block), n < turning);
+}
+
+/// What a pair of octets takes besides itself.
+struct Part {
+    octets: vec2<u32>,
+    turns: bool,
+    turn: Turn,
+    weight: Octets,
+}
+
+fn part_of(stream: u32, n: u32, row: u32) -> Part {
+    var out: Part;
+    out.octets = octets_of(stream, n);
+    out.weight = Octets(weights_of(stream, out.octets.x), weights_of(stream, out.octets.y));
+    if (rotates(stream)) {
+        out.turns = dim_of(stream) == WINDOW || n < WINDOW / 16u;
+        out.turn = turn_of(row, min(n, WINDOW / 16u - 1u));
+    }
+    return out;
+}
+
+/// Where an invocation works, in all its rounds.
+struct Place {
+    lane: u32,
+    source: u32,
+    destination: u32,
+    /// Heads that are there; 0 where the token is nowhere.
+    heads: u32,
+    part: Part,
+    factor: f32,
+}
+
+/// Heads of a stream that a workgroup takes side by side.
+fn step_of(stream: u32) -> u32 {
+    return WORKGROUP / lanes_of(stream);
+}
+
+/// Which of them is an invocation's.
+fn slot_of(stream: u32, local: u32) -> u32 {
+    if (step_of(stream) == 1u) {
+        return 0u;
+    }
+    return local / lanes_of(stream);
+}
+
+fn place_of(stream: u32, token: u32, batch: u32, local: u32) -> Place {
+    let source = spot(params.streams[stream].source, from_slots(stream), token, batch);
+    let destination = spot(params.streams[stream].destination, to_slots(stream), token, batch);
+    let whole = local < step_of(stream) * lanes_of(stream) && token < params.tokens && batch < params.batch;
+    let row = params.first_row + batch * params.row_of_batch + token * params.row_of_token;
+    var out: Place;
+    out.lane = local % lanes_of(stream);
+    out.source = source.at;
+    out.destination = destination.at;
+    out.heads = select(0u, params.streams[stream].heads, whole && source.inside && destination.inside);
+    out.part = part_of(stream, out.lane, row * params.row_stride);
+    if (is_scaled(stream)) {
+        out.factor = bitcast<f32>(params.factor);
+        if (QUERY_SCALE == 2u) {
+            out.factor = bitcast<f32>(table_word(params.scales + 2u * row));
+        }
+    }
+    return out;
+}
+
+// Loads of several heads come before the first store, and one barrier serves them all. Each is in a variable with a name: see
+// rotate.wgsl.
+
+/// The octets of a lane in several heads, and what the norm multiplies each head by.
+struct Heads {
+    h0: Octets,
+    h1: Octets,
+    h2: Octets,
+    h3: Octets,
+    factors: vec4<f32>,
+}
+
+/// The n-th head that an invocation has at once.
+fn head_of(stream: u32, group: u32, round: u32, n: u32, local: u32) -> u32 {
+    return ((group * rounds_of(stream) + round) * at_once_of(stream) + n) * step_of(stream) + slot_of(stream, local);
+}
+
+fn load_head(stream: u32, place: Place, head: u32) -> Octets {
+    var out: Octets;
+    if (head < place.heads) {
+        let at = place.source + head * params.streams[stream].source.head_stride;
+        out.first = load_octet(from_of(stream), from_type(stream), at, place.part.octets.x);
+        out.second = load_octet(from_of(stream), from_type(stream), at, place.part.octets.y);
+    }
+    return out;
+}
+
+fn load_heads(stream: u32, place: Place, group: u32, round: u32, local: u32) -> Heads {
+    let count = at_once_of(stream);
+    var out: Heads;
+    out.h0 = load_head(stream, place, head_of(stream, group, round, 0u, local));
+    if (count > 1u) { out.h1 = load_head(stream, place, head_of(stream, group, round, 1u, local)); }
+    if (count > 2u) { out.h2 = load_head(stream, place, head_of(stream, group, round, 2u, local)); }
+    if (count > 3u) { out.h3 = load_head(stream, place, head_of(stream, group, round, 3u, local)); }
+    return out;
+}
+
+/// Sums of the squares of pairs of octets, for all heads that a workgroup has at once; and what its heads are multiplied by.
+var<workgroup> sums: array<f32, SUMS>;
+var<workgroup> factors: array<f32, FACTORS>;
+
+/// Pairs of octets in a head, padded: they are summed in four chains.
+fn padded(stream: u32) -> u32 {
+    return (lanes_of(stream) + 3u) / 4u * 4u;
+}
+
+fn share_sum(at: u32, octets: Octets) {
+    sums[at] = barrier_of_one(sum_of_squares(octets.first) + sum_of_squares(octets.second));
+}
+
+/// Tells the other lanes of its heads what this one's octets sum up to.
+fn share_sums(stream: u32, lane: u32, local: u32, heads: Heads) {
+    let count = at_once_of(stream);
+    let stride = padded(stream);
+    let at = slot_of(stream, local) * count * stride + lane;
+    share_sum(at, heads.h0);
+    if (count > 1u) { share_sum(at + stride, heads.h1); }
+    if (count > 2u) { share_sum(at + 2u * stride, heads.h2); }
+    if (count > 3u) { share_sum(at + 3u * stride, heads.h3); }
+}
+
+/// Each lane works the factor of a head out, or of several: a root takes as long as loading a head.
+fn share_factors(stream: u32, lane: u32, local: u32) {
+    let count = at_once_of(stream);
+    let slot = slot_of(stream, local);
+    for (var n = lane; n < count; n += lanes_of(stream)) {
+        let at = (slot * count + n) * padded(stream);
+        var chains = vec4(0.0);
+        for (var i = 0u; i < lanes_of(stream); i += 4u) {
+            let there = vec4(i) + vec4(0u, 1u, 2u, 3u) < vec4(lanes_of(stream));
+            let four = vec4(sums[at + i], sums[at + i + 1u], sums[at + i + 2u], sums[at + i + 3u]);
+            chains = barrier(chains + select(vec4(0.0), four, there));
+        }
+        factors[slot * 4u + n] = norm_factor(stream, sum_of_chains(chains));
+    }
+}
+
+fn shared_factors(stream: u32, local: u32) -> vec4<f32> {
+    let at = slot_of(stream, local) * 4u;
+    return vec4(factors[at], factors[at + 1u], factors[at + 2u], factors[at + 3u]);
+}
+
+fn times(octet: Octet, factor: f32) -> Octet {
+    return Octet(barrier(octet.a * vec4(factor)), barrier(octet.b * vec4(factor)));
+}
+
+fn plus(octet: Octet, other: Octet) -> Octet {
+    return Octet(barrier(octet.a + other.a), barrier(octet.b + other.b));
+}
+
+/// Normalises, rotates, scales and stores.
+fn store_head(stream: u32, place: Place, head: u32, factor: f32, loaded: Octets) {
+    if (head >= place.heads) {
+        return;
+    }
+    let part = place.part;
+    var out = Octets(
+        normalised(stream, loaded.first, factor, part.weight.first),
+        normalised(stream, loaded.second, factor, part.weight.second),
+    );
+    if (rotates(stream)) {
+        let turned = rotated(out, part.turn);
+        if (dim_of(stream) == WINDOW) {
+            out = turned;
+        } else if (part.turns) {
+            out = turned;
+        }
+    }
+    if (is_scaled(stream)) {
+        out = Octets(times(out.first, place.factor), times(out.second, place.factor));
+    }
+    let binding = to_of(stream);
+    let element = to_type(stream);
+    let at = place.destination + head * params.streams[stream].destination.head_stride;
+    if (adds(stream)) {
+        out.first = plus(load_octet(binding, element, at, part.octets.x), out.first);
+        out.second = plus(load_octet(binding, element, at, part.octets.y), out.second);
+    }
+    store_octet(binding, element, at, part.octets.x, out.first);
+    store_octet(binding, element, at, part.octets.y, out.second);
+}
+
+fn store_heads(stream: u32, place: Place, group: u32, round: u32, local: u32, heads: Heads) {
+    let count = at_once_of(stream);
+    var factor = vec4(1.0);
+    if (norm_of(stream) > 0u) {
+        factor = shared_factors(stream, local);
+    }
+    store_head(stream, place, head_of(stream, group, round, 0u, local), factor.x, heads.h0);
+    if (count > 1u) { store_head(stream, place, head_of(stream, group, round, 1u, local), factor.y, heads.h1); }
+    if (count > 2u) { store_head(stream, place, head_of(stream, group, round, 2u, local), factor.z, heads.h2); }
+    if (count > 3u) { store_head(stream, place, head_of(stream, group, round, 3u, local), factor.w, heads.h3); }
+}
+
+// A workgroup belongs to one stream. The choice is written as loops of which two have no round: drivers that run on a CPU execute
+// both sides of an `if` under a mask, but leave a loop that no invocation enters.
+
+@compute @workgroup_size(WORKGROUP)
+fn octets(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let keys = params.streams[QUERY].groups;
+    let values = keys + params.streams[KEY].groups;
+    for (var mine = workgroup.x < keys; mine; mine = false) {
+        let place = place_of(QUERY, workgroup.y, workgroup.z, local);
+        for (var round = 0u; round < QUERY_ROUNDS; round += 1u) {
+            let loaded = load_heads(QUERY, place, workgroup.x, round, local);
+            if (QUERY_NORM > 0u) {
+                share_sums(QUERY, place.lane, local, loaded);
+                workgroupBarrier();
+                share_factors(QUERY, place.lane, local);
+                workgroupBarrier();
+            }
+            store_heads(QUERY, place, workgroup.x, round, local, loaded);
+        }
+    }
+    for (var mine = workgroup.x >= keys && workgroup.x < values; mine; mine = false) {
+        let place = place_of(KEY, workgroup.y, workgroup.z, local);
+        for (var round = 0u; round < KEY_ROUNDS; round += 1u) {
+            let loaded = load_heads(KEY, place, workgroup.x - keys, round, local);
+            if (KEY_NORM > 0u) {
+                share_sums(KEY, place.lane, local, loaded);
+                workgroupBarrier();
+                share_factors(KEY, place.lane, local);
+                workgroupBarrier();
+            }
+            store_heads(KEY, place, workgroup.x - keys, round, local, loaded);
+        }
+    }
+    for (var mine = workgroup.x >= values; mine; mine = false) {
+        let place = place_of(VALUE, workgroup.y, workgroup.z, local);
+        for (var round = 0u; round < VALUE_ROUNDS; round += 1u) {
+            let loaded = load_heads(VALUE, place, workgroup.x - values, round, local);
+            if (VALUE_NORM > 0u) {
+                share_sums(VALUE, place.lane, local, loaded);
+                workgroupBarrier();
+                share_factors(VALUE, place.lane, local);
+                workgroupBarrier();
+            }
+            store_heads(VALUE, place, workgroup.x - values, round, local, loaded);
+        }
+    }
+}
+
+// ---- channels ----
+
+/// The channels of a head as they are read, and as they are written.
+var<workgroup> staged: array<f32, STAGED>;
+var<workgroup> results: array<f32, STAGED>;
+/// The inverse scales of the blocks of a head, bits of f32; and the scales, as they are stored.
+var<workgroup> inverses: array<u32, BLOCKS>;
+var<workgroup> block_scales: array<u32, BLOCKS>;
+
+fn load_word(binding: u32, at: u32) -> u32 {
+    if (binding == 0u) { return atomicLoad(&words_0[at]); }
+    if (binding == 1u) { return atomicLoad(&words_1[at]); }
+    if (binding == 2u) { return atomicLoad(&words_2[at]); }
+    if (binding == 3u) { return atomicLoad(&words_3[at]); }
+    if (binding == 4u) { return atomicLoad(&words_4[at]); }
+    return atomicLoad(&words_5[at]);
+}
+
+fn store_word(binding: u32, at: u32, word: u32) {
+    if (binding == 0u) { atomicStore(&words_0[at], word); }
+    if (binding == 1u) { atomicStore(&words_1[at], word); }
+    if (binding == 2u) { atomicStore(&words_2[at], word); }
+    if (binding == 3u) { atomicStore(&words_3[at], word); }
+    if (binding == 4u) { atomicStore(&words_4[at], word); }
+    if (binding == 5u) { atomicStore(&words_5[at], word); }
+}
+
+/// Keeps the bits of a mask of a word, and puts others in place of the rest.
+fn clear_bits(binding: u32, at: u32, mask: u32) {
+    if (binding == 0u) { atomicAnd(&words_0[at], mask); }
+    if (binding == 1u) { atomicAnd(&words_1[at], mask); }
+    if (binding == 2u) { atomicAnd(&words_2[at], mask); }
+    if (binding == 3u) { atomicAnd(&words_3[at], mask); }
+    if (binding == 4u) { atomicAnd(&words_4[at], mask); }
+    if (binding == 5u) { atomicAnd(&words_5[at], mask); }
+}
+
+fn set_bits(binding: u32, at: u32, bits: u32) {
+    if (binding == 0u) { atomicOr(&words_0[at], bits); }
+    if (binding == 1u) { atomicOr(&words_1[at], bits); }
+    if (binding == 2u) { atomicOr(&words_2[at], bits); }
+    if (binding == 3u) { atomicOr(&words_3[at], bits); }
+    if (binding == 4u) { atomicOr(&words_4[at], bits); }
+    if (binding == 5u) { atomicOr(&words_5[at], bits); }
+}
+
+/// Units of a type are what nobody else writes a part of: words, halves or bytes. Their number is a power of two of those in a word.
+fn units_of_word(element: u32) -> u32 {
+    return select(select(2u, 4u, element == INT8), 1u, element == F32);
+}
+
+/// The bits of a unit, in the low end.
+fn load_unit(binding: u32, element: u32, at: u32) -> u32 {
+    let per = units_of_word(element);
+    let word = load_word(binding, at / per);
+    let bits = 32u / per;
+    return (word >> (at % per * bits)) & (0xffffffffu >> (32u - bits));
+}
+
+/// Writes units of a word: those of a mask, which has a bit for each of the word's bits.
+fn store_units(binding: u32, at: u32, word: u32, mask: u32) {
+    if (mask == 0xffffffffu) {
+        store_word(binding, at, word);
+    } else if (mask != 0u) {
+        clear_bits(binding, at, ~mask);
+        set_bits(binding, at, word & mask);
+    }
+}
+
+/// The first unit of a tensor's channel. Blocks of 32 channels are 17 halves: a scale and 32 bytes.
+fn unit_of(element: u32, channel: u32) -> u32 {
+    if (element == Q8_0) {
+        return channel / 32u * 17u;
+    }
+    return channel;
+}
+
+fn one_widened(element: u32, bits: u32) -> f32 {
+    return widened_from(element, vec4(bits)).x;
+}
+
+/// A byte of the low end, with its sign.
+fn signed_byte(bits: u32) -> i32 {
+    return bitcast<i32>(bits << 24u) >> 24u;
+}
+
+/// Where a head stands, counted in channels, behind which base; and in a tensor of int8 which scale is its own.
+struct Slice {
+    at: u32,
+    base: u32,
+    scale: u32,
+}
+
+/// A channel of a tensor that counts in channels; `scale` is that of int8.
+fn load_channel(binding: u32, element: u32, slice: Slice, channel: u32, scale: f32) -> f32 {
+    let at = slice.at + channel;
+    if (element == F32) {
+        return bitcast<f32>(load_word(binding, at));
+    }
+    if (element == INT8) {
+        return barrier_of_one(f32(signed_byte(load_unit(binding, INT8, at))) * scale);
+    }
+    if (element == Q8_0) {
+        let block = slice.base + unit_of(Q8_0, at);
+        let within = at % 32u;
+        let delta = one_widened(F16, load_unit(binding, F16, block));
+        let pair = load_unit(binding, F16, block + 1u + within / 2u);
+        return barrier_of_one(f32(signed_byte(pair >> (8u * (within & 1u)))) * delta);
+    }
+    return one_widened(element, load_unit(binding, element, at));
+}
+
+fn weight_of(stream: u32, head: u32, channel: u32) -> f32 {
+    let n = select(channel, head * dim_of(stream) + channel, WHOLE);
+    let first = params.streams[stream].weights;
+    var weight: f32;
+    if (WEIGHTS == F32) {
+        weight = bitcast<f32>(weights[first + n]);
+    } else {
+        weight = one_widened(WEIGHTS, (weights[first + n / 2u] >> (16u * (n & 1u))) & 0xffffu);
+    }
+    if (norm_of(stream) == 3u) {
+        return barrier_of_one(weight + 1.0);
+    }
+    return weight;
+}
+
+/// A staged channel after the norm.
+fn normal_channel(stream: u32, head: u32, channel: u32, factor: f32) -> f32 {
+    let value = staged[channel];
+    if (norm_of(stream) == 0u) {
+        return value;
+    }
+    let normal = barrier_of_one(value * factor);
+    if (norm_of(stream) == 1u) {
+        return normal;
+    }
+    return barrier_of_one(normal * weight_of(stream, head, channel));
+}
+
+/// A channel of a head after norm and rotation.
+fn turned_channel(stream: u32, head: u32, channel: u32, factor: f32, row: u32) -> f32 {
+    if (!rotates(stream) || channel < OFFSET || channel >= OFFSET + WINDOW) {
+        return normal_channel(stream, head, channel, factor);
+    }
+    let at = channel - OFFSET;
+    let within = at % (2u * BLOCK);
+    var pair = at / (2u * BLOCK) * BLOCK + within % BLOCK;
+    var is_y = within >= BLOCK;
+    if (WRITES_INTERLEAVED) {
+        pair = at >> 1u;
+        is_y = (at & 1u) == 1u;
+    }
+    var x_at = pair + pair / BLOCK * BLOCK;
+    var y_at = x_at + BLOCK;
+    if (INTERLEAVED) {
+        x_at = 2u * pair;
+        y_at = x_at + 1u;
+    }
+    let x = normal_channel(stream, head, OFFSET + x_at, factor);
+    let y = normal_channel(stream, head, OFFSET + y_at, factor);
+    let entry = row + 2u * min(pair, PAIRS - 1u);
+    let c = table_word(entry);
+    let s = table_word(entry + 1u);
+    if (pair >= PAIRS || (KEEP && c == ONE && s == 0u)) {
+        return select(x, y, is_y);
+    }
+    // x cos - y sin, or x sin + y cos. Changing the sign of a factor changes the sign of the product and no other bit.
+    let of_x = bitcast<f32>(select(c, s, is_y));
+    let of_y = bitcast<f32>(select(s ^ 0x80000000u, c, is_y));
+    return barrier_of_one(barrier_of_one(x * of_x) + barrier_of_one(y * of_y));
+}
+
+/// The square of a staged channel; 0 behind the head.
+fn square_of(stream: u32, channel: u32) -> f32 {
+    if (channel >= dim_of(stream)) {
+        return 0.0;
+    }
+    return staged[channel] * staged[channel];
+}
+
+/// As sum_of_squares.
+fn sum_of_octet(stream: u32, n: u32) -> f32 {
+    let c = 8u * n;
+    let a = vec4(square_of(stream, c), square_of(stream, c + 1u), square_of(stream, c + 2u), square_of(stream, c + 3u));
+    let b = vec4(square_of(stream, c + 4u), square_of(stream, c + 5u), square_of(stream, c + 6u), square_of(stream, c + 7u));
+    let four = barrier(barrier(a) + barrier(b));
+    let two = barrier(vec4(four.xy + four.zw, 0.0, 0.0));
+    return barrier_of_one(two.x + two.y);
+}
+
+/// Pairs of octets of a head, the last of which may be without some channels.
+fn pairs_of_octets(stream: u32) -> u32 {
+    return (dim_of(stream) + 15u) / 16u;
+}
+
+/// Shares sums of the squares of pairs of octets: those that entry point octets adds, where there are such.
+fn share_channel_sums(stream: u32, local: u32) {
+    for (var n = local; n < pairs_of_octets(stream); n += WORKGROUP) {
+        var pair = vec2(2u * n, 2u * n + 1u);
+        if (PAIRED) {
+            pair = octets_of(stream, n);
+        }
+        sums[n] = barrier_of_one(sum_of_octet(stream, pair.x) + sum_of_octet(stream, pair.y));
+    }
+}
+
+fn chained_sum(stream: u32) -> f32 {
+    let count = pairs_of_octets(stream);
+    var chains = vec4(0.0);
+    for (var i = 0u; i < count; i += 4u) {
+        let there = vec4(i) + vec4(0u, 1u, 2u, 3u) < vec4(count);
+        let four = vec4(sums[i], sums[i + 1u], sums[i + 2u], sums[i + 3u]);
+        chains = barrier(chains + select(vec4(0.0), four, there));
+    }
+    return sum_of_chains(chains);
+}
+
+
+fn slice_of(stream: u32, tensor: Tensor, spot: Spot, head: u32) -> Slice {
+    let at = spot.at + head * tensor.head_stride;
+    return Slice(at, tensor.base, tensor.base + (at - tensor.first) / dim_of(stream));
+}
+
+fn stage(stream: u32, slice: Slice, inside: bool, local: u32) {
+    var scale = 0.0;
+    if (inside && from_type(stream) == INT8) {
+        scale = bitcast<f32>(load_word(from_scales(stream), slice.scale));
+    }
+    for (var c = local; c < dim_of(stream); c += WORKGROUP) {
+        var value = 0.0;
+        if (inside) {
+            value = load_channel(from_of(stream), from_type(stream), slice, c, scale);
+        }
+        staged[c] = value;
+    }
+}
+
+/// A quantised value: the nearest whole number to the quotient, halves away from 0.
+fn quantised(value: f32, inverse: u32) -> u32 {
+    let quotient = barrier_of_one(value * bitcast<f32>(inverse));
+    let whole = i32(clamp(quotient, -127.0, 127.0));
+    let rest = abs(quotient - f32(whole));
+    let away = select(1, -1, quotient < 0.0);
+    return bitcast<u32>(clamp(select(whole, whole + away, rest >= 0.5), -127, 127)) & 0xffu;
+}
+
+/// Channels that share a scale.
+fn block_of(stream: u32) -> u32 {
+    return select(dim_of(stream), 32u, to_type(stream) == Q8_0);
+}
+
+/// The scale of each block of results, as it is stored, and its inverse. A block with a value that is not finite has that for a scale, and
+/// zeros.
+fn share_scales(stream: u32, local: u32) {
+    let block = block_of(stream);
+    for (var n = local; n < dim_of(stream) / block; n += WORKGROUP) {
+        var most = 0u;
+        for (var c = n * block; c < (n + 1u) * block; c += 1u) {
+            most = max(most, bitcast<u32>(results[c]) & 0x7fffffffu);
+        }
+        // most / 127
+        var scale = divided(most, 0x42fe0000u);
+        var inverse = 0u;
+        if (scale > 0u) {
+            inverse = divided(ONE, scale);
+        }
+        if (most >= 0x7f800000u) {
+            scale = most;
+            inverse = 0u;
+        }
+        if (to_type(stream) == Q8_0) {
+            scale = narrowed_to(F16, vec4(scale)).x;
+        }
+        block_scales[n] = scale;
+        inverses[n] = inverse;
+    }
+}
+
+/// The n-th unit of a head as it is stored.
+fn unit_bits(stream: u32, n: u32) -> u32 {
+    let element = to_type(stream);
+    if (element == F32) {
+        return bitcast<u32>(results[n]);
+    }
+    if (element == INT8) {
+        return quantised(results[n], inverses[0]);
+    }
+    if (element == Q8_0) {
+        let block = n / 17u;
+        let within = n % 17u;
+        if (within == 0u) {
+            return block_scales[block];
+        }
+        let c = 32u * block + 2u * (within - 1u);
+        return quantised(results[c], inverses[block]) | (quantised(results[c + 1u], inverses[block]) << 8u);
+    }
+    return narrowed_to(element, vec4(bitcast<u32>(results[n]))).x;
+}
+
+fn store_results(stream: u32, slice: Slice, local: u32) {
+    let element = to_type(stream);
+    let binding = to_of(stream);
+    let per = units_of_word(element);
+    let bits = 32u / per;
+    let unit = 0xffffffffu >> (32u - bits);
+    let stride = params.streams[stream].channel_stride;
+    if (stride != 1u) {
+        for (var c = local; c < dim_of(stream); c += WORKGROUP) {
+            let at = slice.at + c * stride;
+            let shift = at % per * bits;
+            store_units(binding, at / per, unit_bits(stream, c) << shift, unit << shift);
+        }
+    } else {
+        let first = unit_of(element, slice.at) + select(0u, slice.base, element == Q8_0);
+        let count = unit_of(element, dim_of(stream));
+        for (var w = first / per + local; w * per < first + count; w += WORKGROUP) {
+            var word = 0u;
+            var mask = 0u;
+            for (var i = 0u; i < per; i += 1u) {
+                // One before the first is a large one.
+                let n = w * per + i - first;
+                if (n < count) {
+                    word |= unit_bits(stream, n) << (i * bits);
+                    mask |= unit << (i * bits);
+                }
+            }
+            store_units(binding, w, word, mask);
+        }
+    }
+    if (element == INT8 && local == 0u) {
+        store_word(to_scales(stream), slice.scale, block_scales[0]);
+    }
+}
+
+/// A head, or all of a token's where norms are over all of them. No invocation leaves before the others: all meet at the barriers.
+fn take_heads(stream: u32, group: u32, token: u32, batch: u32, local: u32) {
+    let source = params.streams[stream].source;
+    let destination = params.streams[stream].destination;
+    let there = token < params.tokens && batch < params.batch;
+    let from = spot(source, from_slots(stream), select(0u, token, there), select(0u, batch, there));
+    let to = spot(destination, to_slots(stream), select(0u, token, there), select(0u, batch, there));
+    let inside = there && from.inside && to.inside && group < params.streams[stream].heads;
+    let row = params.first_row + batch * params.row_of_batch + token * params.row_of_token;
+    let row_word = row * params.row_stride;
+    let first = select(group, 0u, WHOLE);
+    let end = select(group + 1u, params.streams[stream].heads, WHOLE);
+    var factor = 1.0;
+    if (WHOLE && norm_of(stream) > 0u) {
+        var sum = 0.0;
+        for (var head = first; head < end; head += 1u) {
+            stage(stream, slice_of(stream, source, from, head), inside, local);
+            workgroupBarrier();
+            share_channel_sums(stream, local);
+            workgroupBarrier();
+            sum = barrier_of_one(sum + chained_sum(stream));
+        }
+        factor = norm_factor(stream, sum);
+    }
+    for (var head = first; head < end; head += 1u) {
+        stage(stream, slice_of(stream, source, from, head), inside, local);
+        workgroupBarrier();
+        if (!WHOLE && norm_of(stream) > 0u) {
+            share_channel_sums(stream, local);
+            workgroupBarrier();
+            factor = norm_factor(stream, chained_sum(stream));
+        }
+        let slice = slice_of(stream, destination, to, head);
+        for (var c = local; c < dim_of(stream); c += WORKGROUP) {
+            var value = turned_channel(stream, head, c, factor, row_word);
+            if (is_scaled(stream)) {
+                var scale = params.factor;
+                if (QUERY_SCALE == 2u) {
+                    scale = table_word(params.scales + 2u * row);
+                }
+                value = barrier_of_one(value * bitcast<f32>(scale));
+            }
+            if (adds(stream) && inside) {
+                let at = c * params.streams[stream].channel_stride;
+                value = barrier_of_one(load_channel(to_of(stream), to_type(stream), slice, at, 0.0) + value);
+            }
+            results[c] = value;
+        }
+        workgroupBarrier();
+        if (to_type(stream) >= Q8_0) {
+            share_scales(stream, local);
+            workgroupBarrier();
+        }
+        if (inside) {
+            store_results(stream, slice, local);
+        }
+    }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn channels(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let keys = params.streams[QUERY].groups;
+    let values = keys + params.streams[KEY].groups;
+    for (var mine = workgroup.x < keys; mine; mine = false) {
+        take_heads(QUERY, workgroup.x, workgroup.y, workgroup.z, local);
+    }
+    for (var mine = workgroup.x >= keys && workgroup.x < values; mine; mine = false) {
+        take_heads(KEY, workgroup.x - keys, workgroup.y, workgroup.z, local);
+    }
+    for (var mine = workgroup.x >= values; mine; mine = false) {
+        take_heads(VALUE, workgroup.x - values, workgroup.y, workgroup.z, local);
+    }
+}
