@@ -5,9 +5,9 @@ use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Result, RopeError};
-use crate::frequencies::Frequencies;
 use crate::plan::{
-    Limits, Placement, PlannedDispatch, ROTATE_WGSL, Resource, RopePlan, TABLE_WGSL,
+    Content, Limits, Placement, PlannedDispatch, ROTATE_WGSL, Resource, RopePlan, TABLE_WGSL,
+    TableSpec,
 };
 use crate::scope::{is_lost, lost, scoped, scoped_in_a_step};
 
@@ -118,18 +118,18 @@ impl RopeKernel {
     }
 
     /// The limits to request of an adapter: wgpu's downlevel defaults serve every rotation, since larger tensors are
-    /// rotated in windows; only the storage binding and the buffer size are raised, to hold a table of `rows` rows for
-    /// these frequencies.
+    /// rotated in windows; only the storage binding and the buffer size are raised, to hold a table of `rows` rows, and
+    /// the caller's own cos and sin where it is made from these.
     ///
     /// ```no_run
-    /// # use wgpu_rope::{Frequencies, RopeConfig, RopeKernel, wgpu};
+    /// # use wgpu_rope::{Frequencies, RopeConfig, RopeKernel, TableSpec, wgpu};
     /// # async fn device(adapter: wgpu::Adapter, own: wgpu::Limits) -> Result<(), Box<dyn std::error::Error>> {
-    /// let frequencies = Frequencies::new(&RopeConfig::new(128))?;
+    /// let table = TableSpec::new(&Frequencies::new(&RopeConfig::new(128))?);
     /// let (device, queue) = adapter
     ///     .request_device(&wgpu::DeviceDescriptor {
     ///         required_features: RopeKernel::required_features(),
     ///         // What either needs, and no more than there is.
-    ///         required_limits: RopeKernel::required_limits(&frequencies, 4096)
+    ///         required_limits: RopeKernel::required_limits(&table, 4096)
     ///             .or_better_values_from(&own)
     ///             .or_worse_values_from(&adapter.limits()),
     ///         ..Default::default()
@@ -139,10 +139,13 @@ impl RopeKernel {
     /// # Ok(()) }
     /// ```
     #[must_use]
-    pub fn required_limits(frequencies: &Frequencies, rows: u32) -> wgpu::Limits {
-        let row = (frequencies.len() as u64).next_multiple_of(2) * 8;
-        // The rows, and the count of faults behind them: see `TablePlan::bytes`.
-        let bytes = row * u64::from(rows) + 16;
+    pub fn required_limits(table: &TableSpec, rows: u32) -> wgpu::Limits {
+        let cache = match &table.content {
+            Content::Frequencies(..) => 0,
+            // One that cannot be is refused when the table is planned.
+            Content::Cache(layout) => layout.bytes().unwrap_or(0),
+        };
+        let bytes = table.parts(rows).end.max(cache);
         let base = wgpu::Limits::downlevel_defaults();
         wgpu::Limits {
             max_storage_buffer_binding_size: base.max_storage_buffer_binding_size.max(bytes),
@@ -212,8 +215,18 @@ impl RopeKernel {
             let rotate = [Uniform, read, write, write];
             let rotate_sets: [&[u32]; 2] = [&[0, 1, 2], &[0, 1, 2, 3]];
             let table = [Uniform, read, write, read, read, read];
-            let table_sets: [&[u32]; 4] =
-                [&[0, 1, 2], &[0, 1, 2, 3], &[0, 2, 4, 5], &[0, 2, 3, 4, 5]];
+            let table_sets: [&[u32]; 9] = [
+                &[0, 1, 2],
+                &[0, 1, 2, 3],
+                &[0, 2, 4, 5],
+                &[0, 2, 3, 4, 5],
+                // Slots; pages that are listed with their sequences have the bindings of a cache's listed rows.
+                &[0, 2],
+                &[0, 2, 3],
+                &[0, 2, 3, 5],
+                &[0, 2, 4],
+                &[0, 2, 3, 4],
+            ];
             (
                 Stage::new(
                     &device,

@@ -84,11 +84,13 @@ mod kernel;
 mod layout;
 mod plan;
 pub mod positions;
+mod query_scale;
 pub mod reference;
 #[cfg(feature = "wgpu")]
 mod scope;
 #[cfg(feature = "wgpu")]
 mod self_test;
+mod slots;
 #[cfg(feature = "wgpu")]
 mod table;
 pub mod turns;
@@ -101,9 +103,11 @@ pub use layout::{Element, ElementType, HeadLayout};
 pub use plan::{
     Angles, CacheLayout, Limits, MAX_HEADS_AT_ONCE, MAX_HEADS_PER_INVOCATION, Placement,
     PlannedBinding, PlannedDispatch, PositionSource, ROTATE_WGSL, Resource, RopePlan, RotateSpec,
-    Rows, TABLE_WGSL, TablePlan, TableSpec,
+    Rows, SlotPositionSource, SlotRanges, SlotSource, TABLE_WGSL, TablePlan, TableSpec,
 };
 pub use positions::{AxisOrder, RowPositions};
+pub use query_scale::QueryScale;
+pub use slots::{Pages, SlotRule};
 #[cfg(feature = "wgpu")]
 pub use {
     context::GpuContext,
@@ -111,7 +115,7 @@ pub use {
     kernel::{KernelOptions, RopeKernel},
     scope::checked,
     self_test::SelfTest,
-    table::{CosSinTable, Positions, TableFill},
+    table::{CosSinTable, Positions, SlotFill, SlotPositions, Slots, TableFill},
     wgpu,
 };
 

@@ -2,25 +2,29 @@
 //! point, the override constants, the bytes of the uniform buffer, the byte range of every binding and the grid.
 
 mod rotate;
+mod slots;
 mod spec;
 mod table;
 
 use std::ops::Range;
 
 pub use rotate::{Placement, RopePlan};
+pub use slots::{SlotPositionSource, SlotRanges, SlotSource};
 pub use spec::{MAX_HEADS_AT_ONCE, MAX_HEADS_PER_INVOCATION, RotateSpec, Rows};
 pub(crate) use table::Content;
 pub use table::{Angles, CacheLayout, PositionSource, TablePlan, TableSpec};
 
 use crate::error::{Result, RopeError};
 
-/// WGSL text of the table kernel: `shaders/turns.wgsl`, `shaders/element.wgsl` and `shaders/table.wgsl`.
+/// WGSL text of the table kernel: `shaders/turns.wgsl`, `shaders/element.wgsl`, `shaders/table.wgsl` and `shaders/slots.wgsl`.
 pub const TABLE_WGSL: &str = concat!(
     include_str!("../shaders/turns.wgsl"),
     "\n",
     include_str!("../shaders/element.wgsl"),
     "\n",
-    include_str!("../shaders/table.wgsl")
+    include_str!("../shaders/table.wgsl"),
+    "\n",
+    include_str!("../shaders/slots.wgsl")
 );
 
 /// WGSL text of the rotation: `shaders/element.wgsl` and `shaders/rotate.wgsl`.
@@ -140,6 +144,12 @@ pub enum Resource {
     Pairs,
     /// The caller's positions, read-only storage.
     Positions,
+    /// The caller's slots, read-only storage.
+    SlotMapping,
+    /// The caller's block table, read-only storage.
+    BlockTable,
+    /// The sequence of each of the caller's tokens, read-only storage.
+    Sequences,
     /// The caller's own cos, read-only storage.
     Cos,
     /// The caller's own sin, read-only storage.
@@ -171,7 +181,7 @@ impl PlannedBinding {
     }
 }
 
-/// One dispatch as data: it works on a range of the tokens of each batch entry (of the rows, for a table).
+/// One dispatch as data: it works on a range of the tokens of each batch entry (of the rows, for the rows of a table).
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlannedDispatch {
     /// The entry point of [`ROTATE_WGSL`] or [`TABLE_WGSL`].
