@@ -185,9 +185,9 @@ impl Frequencies {
     /// position p: for a context that outgrows the frequencies it began with (LongRoPE's two lists, dynamic NTK). Each frequency is
     /// that of `to` less that of `from`, and the factor is their quotient.
     ///
-    /// The difference is rounded to f64, which is exact where the two are within a factor of 2 of each other, and else puts the angle off by
-    /// at most `p * 2^-53` times the difference, as far as one step of an f64 frequency does. A difference below 2^-64, the least that a
-    /// [`Pair`] can have, counts as 0: at the largest position an angle of 2^-33.
+    /// The difference is rounded to f64. That is exact where the two are within a factor of 2 of each other, and puts the angle off by at
+    /// most `p * 2^-53` times the difference elsewhere. A difference below 2^-64, the least that a [`Pair`] can have, counts as 0: at the
+    /// largest position an angle of 2^-33.
     ///
     /// ```
     /// use wgpu_rope::{Frequencies, RopeConfig};
