@@ -43,6 +43,13 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Slots of a cache, and a scale of the query
+//!
+//! A table can hold more than rows. [`TableSpec::with_slots`] makes room for the slot of every token, its place in a cache of keys and
+//! values; [`CosSinTable::bind_slots`] fills it from a `slot_mapping`, or by a [`SlotRule`] from positions: contiguous, a ring with
+//! attention sinks, or a block table. A token that has no slot gets -1 and is counted, whatever the buffers hold.
+//! [`TableSpec::with_query_scale`] adds a factor of the query for each row ([`QueryScale`]), which the fill of the rows writes.
+//!
 //! # What is promised
 //! - **Exact tables.** cos and sin are f32 values within 0.5 + 2^-37 ulp at every i32 position, computed in u32 arithmetic:
 //!   [`turns`] says how. No position is out of range.

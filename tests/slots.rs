@@ -1077,6 +1077,112 @@ fn plans_of_slots_are_refused_by_name() {
     );
 }
 
+/// Whatever is planned, no index leaves its binding, and none wraps.
+#[test]
+fn indices_of_any_plan_stay_inside() {
+    let mut random = fastrand::Rng::with_seed(31);
+    // From 0 to the largest, as many small ones as large ones.
+    let any = |random: &mut fastrand::Rng| -> u32 {
+        let bits = random.u32(1..=32);
+        random.u32(..) >> (32 - bits)
+    };
+    let mut planned = 0;
+    for _ in 0..60_000 {
+        let mut any = || any(&mut random);
+        let sizes = [any(), any(), any(), any()];
+        let rule = match any() % 2 {
+            0 => SlotRule::contiguous(sizes[0] % 5000, sizes[1]),
+            _ => {
+                let pages = Pages {
+                    page_size: sizes[1],
+                    pages: sizes[2],
+                    pages_per_sequence: sizes[3],
+                };
+                SlotRule::paged(sizes[0] % 5000, pages)
+            }
+        };
+        let Ok(mut rule) = rule else {
+            continue;
+        };
+        if any() % 2 == 0 {
+            rule = rule.with_ring(any(), any()).unwrap_or(rule);
+        }
+        let tokens = any() >> 12;
+        let source = match any() % 7 {
+            0 => SlotSource::Listed {
+                batch: any() >> 12,
+                tokens,
+                capacity: any(),
+            },
+            kind => SlotSource::Placed {
+                rule,
+                tokens,
+                positions: KINDS[kind as usize - 1],
+            },
+        };
+        let room = u64::from(source.batch()) * u64::from(tokens);
+        let spec = TableSpec::new(&frequencies()).with_slots(room.min(1 << 32) as u32);
+        let Ok(plan) = TablePlan::new(&spec, 1 + any() % 9, &Limits::default()) else {
+            continue;
+        };
+        let mut range = || {
+            let start = u64::from(any() & !3);
+            start..start + u64::from(any())
+        };
+        let ranges = SlotRanges {
+            positions: range(),
+            sequences: range(),
+            block_table: range(),
+        };
+        let Ok(fills) = plan.fill_slots(&source, &ranges) else {
+            continue;
+        };
+        planned += 1;
+        let given = [&ranges.positions, &ranges.block_table, &ranges.sequences];
+        for fill in fills {
+            let mut size = [0; 6];
+            for bound in &fill.bindings {
+                assert!(bound.bytes.start.is_multiple_of(256));
+                size[bound.binding as usize] = bound.bytes.end - bound.bytes.start;
+                if bound.binding > 2 {
+                    let given = given[bound.binding as usize - 3];
+                    assert!(bound.bytes.end <= given.end.next_multiple_of(4));
+                    assert!(given.start - bound.bytes.start < 256);
+                }
+            }
+            assert_eq!(size[0], 80);
+            let u = |at: usize| u64::from(fill.uniform[at]);
+            let (last_entry, last_token) = (u(0) - 1, u(2) - 1);
+            assert!(u(2) <= u(1));
+            let last_slot = u(4) + last_entry * u(1) + last_token;
+            assert!(u(4) * 4 == plan.slots_start() && last_slot * 4 < plan.scales_start());
+            assert_eq!(u(5) * 4, plan.row_bytes() + 4);
+            if size[3] > 0 {
+                let last = u(6) + last_entry * u(7) + last_token * u(8);
+                assert!(last < size[3] / 4);
+            }
+            let [sequences, positions, sinks, period] = [u(13), u(14), u(15), u(16)];
+            let (page_size, pages, columns) = (u(17), u(18), u(19));
+            assert!(period > 0 && page_size > 0);
+            // Places go up to here.
+            let capacity = (sinks + period).min(positions.max(sinks));
+            if size[4] > 0 {
+                let last = u(12) + sequences * columns - 1;
+                assert!(last < size[4] / 4);
+                assert!(capacity <= columns * page_size && pages * page_size < 1 << 31);
+            } else if sequences > 0 {
+                assert!(capacity <= page_size && sequences * page_size < 1 << 31);
+            } else {
+                assert!((1..1 << 31).contains(&pages));
+            }
+            if size[5] > 0 {
+                assert!(u(11) + last_token < size[5] / 4);
+            }
+        }
+    }
+    assert!(planned > 2000, "{planned}");
+}
+
 #[test]
 fn twins_of_slots_refuse_by_name() {
     let pages = Pages {
