@@ -237,8 +237,9 @@ fn check_product(tables: [&Frequencies; 3], positions: [i32; 3]) {
         })
         .collect();
     let bound = 3.1 * 2_f64.powi(-24) * tables[2].attention_factor().abs();
-    for k in 0..tables[0].len() {
-        let [[a, b], [c, d], expected] = [0, 1, 2].map(|table| rows[table][k].map(f64::from));
+    for (k, turns) in rows[0].iter().zip(&rows[1]).enumerate() {
+        let ([a, b], [c, d]) = (turns.0.map(f64::from), turns.1.map(f64::from));
+        let expected = rows[2][k].map(f64::from);
         for (made, expected) in [a * c - b * d, a * d + b * c].into_iter().zip(expected) {
             let error = (made - expected).abs();
             assert!(error <= bound, "{positions:?}, pair {k}: {error:e}");

@@ -431,7 +431,7 @@ fn listed_slots_are_checked_and_minus_one_is_not_counted() {
             let device = context.device();
             let mut encoder =
                 device.create_command_encoder(&wgpu::wgt::CommandEncoderDescriptor { label: None });
-            encoder.clear_buffer(count.buffer(), count.offset(), Some(count.size().into()));
+            encoder.clear_buffer(count.buffer(), count.offset(), Some(count.size()));
             context.queue().submit([encoder.finish()]);
             whole.skipped = 0;
             assert_eq!(whole_table(context, &table), whole, "{}", name(context));
@@ -641,7 +641,7 @@ fn query_scales_are_those_of_the_host_at_every_position() {
         let wide: Vec<f64> = values.iter().copied().map(f64::from).collect();
         let scale = QueryScale::from_values(values, step, offset).unwrap();
         let mut positions = ends.to_vec();
-        positions.extend(garbage(&mut random, 30, (count as i32).saturating_mul(7)));
+        positions.extend(garbage(&mut random, 30, 7 * count));
         positions.extend(ends.map(|end| end.wrapping_sub(offset)));
         for &position in &positions {
             let expected = scale_of(&wide, step, offset, position);
