@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 async fn run() -> Result<(), Box<dyn Error>> {
     let config = RopeConfig::new(HEAD_DIM).with_theta(500_000.0);
-    let frequencies = Frequencies::new(&config)?;
+    let table_spec = TableSpec::new(&Frequencies::new(&config)?);
 
     // The application asks for a device. What this crate needs can be had before there is one.
     let instance =
@@ -49,7 +49,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .request_device(&wgpu::DeviceDescriptor {
             label: Some("application"),
             required_features: RopeKernel::required_features(),
-            required_limits: RopeKernel::required_limits(&frequencies, TOKENS)
+            required_limits: RopeKernel::required_limits(&table_spec, TOKENS)
                 .or_better_values_from(&own_needs)
                 .or_worse_values_from(&adapter.limits()),
             ..Default::default()
@@ -79,7 +79,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
 
     // Once for the device; once for the model; once for the shape.
     let kernel = RopeKernel::new(&device, &KernelOptions::default())?;
-    let table = kernel.table(&TableSpec::new(&frequencies), TOKENS)?;
+    let table = kernel.table(&table_spec, TOKENS)?;
     let fill = table.bind_positions(Positions::From(0))?;
     let spec = RotateSpec::new(
         &config,
@@ -162,7 +162,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let mut expected_query: Vec<f32> = query.iter().map(|x| x * 2.0).collect();
     let mut expected_key = key;
     let positions: Vec<_> = (0..TOKENS.try_into()?).collect();
-    let rows = reference::table(&TableSpec::new(&frequencies), (&positions).into())?;
+    let rows = reference::table(&table_spec, (&positions).into())?;
     reference::rotate(&spec, &rows, &mut expected_query, Some(&mut expected_key))?;
     expected_query.iter_mut().for_each(|x| *x *= 0.125);
 

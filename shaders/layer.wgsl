@@ -605,6 +605,9 @@ fn share_sum(at: u32, octets: Octets) {
 
 /// Tells the other lanes of its heads what this one's octets sum up to.
 fn share_sums(stream: u32, lane: u32, local: u32, heads: Heads) {
+    if (local >= step_of(stream) * lanes_of(stream)) {
+        return;
+    }
     let count = at_once_of(stream);
     let stride = padded(stream);
     let at = slot_of(stream, local) * count * stride + lane;
@@ -616,6 +619,9 @@ fn share_sums(stream: u32, lane: u32, local: u32, heads: Heads) {
 
 /// Each lane works the factor of a head out, or of several: a root takes as long as loading a head.
 fn share_factors(stream: u32, lane: u32, local: u32) {
+    if (local >= step_of(stream) * lanes_of(stream)) {
+        return;
+    }
     let count = at_once_of(stream);
     let slot = slot_of(stream, local);
     for (var n = lane; n < count; n += lanes_of(stream)) {
@@ -978,6 +984,9 @@ fn stage(stream: u32, slice: Slice, inside: bool, local: u32) {
 
 /// A quantised value: the nearest whole number to the quotient, halves away from 0.
 fn quantised(value: f32, inverse: u32) -> u32 {
+    if (inverse == 0u) {
+        return 0u;
+    }
     let quotient = barrier_of_one(value * bitcast<f32>(inverse));
     let whole = i32(clamp(quotient, -127.0, 127.0));
     let rest = abs(quotient - f32(whole));
@@ -1078,9 +1087,9 @@ fn take_heads(stream: u32, group: u32, token: u32, batch: u32, local: u32) {
     let source = params.streams[stream].source;
     let destination = params.streams[stream].destination;
     let there = token < params.tokens && batch < params.batch;
-    let from = spot(source, from_slots(stream), select(0u, token, there), select(0u, batch, there));
-    let to = spot(destination, to_slots(stream), select(0u, token, there), select(0u, batch, there));
-    let inside = there && from.inside && to.inside && group < params.streams[stream].heads;
+    let read = spot(source, from_slots(stream), select(0u, token, there), select(0u, batch, there));
+    let written = spot(destination, to_slots(stream), select(0u, token, there), select(0u, batch, there));
+    let inside = there && read.inside && written.inside && group < params.streams[stream].heads;
     let row = params.first_row + batch * params.row_of_batch + token * params.row_of_token;
     let row_word = row * params.row_stride;
     let first = select(group, 0u, WHOLE);
@@ -1089,7 +1098,7 @@ fn take_heads(stream: u32, group: u32, token: u32, batch: u32, local: u32) {
     if (WHOLE && norm_of(stream) > 0u) {
         var sum = 0.0;
         for (var head = first; head < end; head += 1u) {
-            stage(stream, slice_of(stream, source, from, head), inside, local);
+            stage(stream, slice_of(stream, source, read, head), inside, local);
             workgroupBarrier();
             share_channel_sums(stream, local);
             workgroupBarrier();
@@ -1098,14 +1107,14 @@ fn take_heads(stream: u32, group: u32, token: u32, batch: u32, local: u32) {
         factor = norm_factor(stream, sum);
     }
     for (var head = first; head < end; head += 1u) {
-        stage(stream, slice_of(stream, source, from, head), inside, local);
+        stage(stream, slice_of(stream, source, read, head), inside, local);
         workgroupBarrier();
         if (!WHOLE && norm_of(stream) > 0u) {
             share_channel_sums(stream, local);
             workgroupBarrier();
             factor = norm_factor(stream, chained_sum(stream));
         }
-        let slice = slice_of(stream, destination, to, head);
+        let slice = slice_of(stream, destination, written, head);
         for (var c = local; c < dim_of(stream); c += WORKGROUP) {
             var value = turned_channel(stream, head, c, factor, row_word);
             if (is_scaled(stream)) {

@@ -6,8 +6,10 @@
 //
 // Bindings (group 0)
 //   0 params     uniform             Params
-//   1 pairs      storage, read       for each pair its rate; for f32 angles, behind them, powers of two in turns. fill_* only
-//   2 table      storage, read_write rows of row_stride entries (cos, sin): bits of f32 values; behind them a count of faults
+//   1 pairs      storage, read       for each pair its rate; for f32 angles, behind them, powers of two in turns; with a query scale,
+//                                    behind these, its step, offset, last index and place, and its values. fill_* only
+//   2 table      storage, read_write rows of row_stride entries (cos, sin): bits of f32 values; behind them a count of faults, one of
+//                                    skipped slots and two words; slots (slots.wgsl); with a query scale an entry (scale, 0) a row
 //   3 positions  storage, read       ids (i32) or coordinates (f32); *_listed and fill_coordinates only
 //   4 cos_cache  storage, read       a caller's rows of values; copy_* only
 //   5 sin_cache  storage, read
@@ -20,6 +22,7 @@
 //   ELEMENT      type of the caller's values (element.wgsl)
 //   BACKWARD     the caller's sin is negated
 //   DIVIDED      the caller's cos and sin are divided by cos^2 + sin^2
+//   QUERY_SCALE  the query scale of each row is written too (fill_counted and fill_listed only)
 //
 // Entry points
 //   fill_counted, fill_listed  positions that count on from a constant, or listed ids; no fault is possible
@@ -36,6 +39,7 @@ override F32_ANGLES: bool = false;
 override SIGNED: bool = true;
 override BACKWARD: bool = false;
 override DIVIDED: bool = false;
+override QUERY_SCALE: bool = false;
 
 struct Params {
     /// Rows that may be written.
@@ -136,6 +140,24 @@ fn fill(at: vec2<u32>, position: i32) {
     }
 }
 
+/// Writes the query scale of a row, by its position on axis 0. The whole entry is written: two invocations must not write parts
+/// of one, and no entry needs a second word.
+fn put_scale(row: u32, position: i32) {
+    // Behind the pairs, and the weights of f32 angles: step, offset, last index, place.
+    let weights = u32(MAX_F32_EXPONENT - MIN_F32_EXPONENT + 1);
+    let at = 2u * params.pairs + select(0u, weights, F32_ANGLES);
+    let scale = pairs[at];
+    let offset = bitcast<i32>(scale.y);
+    // As u32 it is right wherever it is not negative; two that are not negative never have a negative sum.
+    let moved = bitcast<u32>(position) + scale.y;
+    let either = position < 0 || offset < 0;
+    let both = position < 0 && offset < 0;
+    let is_negative = both || (either && bitcast<i32>(moved) < 0);
+    let index = min(select(moved, 0u, is_negative) / scale.x, scale.z);
+    let value = pairs[at + 1u + index / 4u][index % 4u];
+    table[scale.w + row] = vec2(value, 0u);
+}
+
 @compute @workgroup_size(WORKGROUP)
 fn fill_counted(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -144,6 +166,9 @@ fn fill_counted(
     let at = place(workgroup, local);
     if (is_inside(at)) {
         fill(at, counted(at.y));
+        if (QUERY_SCALE && at.x == 0u) {
+            put_scale(at.y, counted(at.y));
+        }
     }
 }
 
@@ -155,6 +180,9 @@ fn fill_listed(
     let at = place(workgroup, local);
     if (is_inside(at)) {
         fill(at, listed(at.y, axis_of(at.x)));
+        if (QUERY_SCALE && at.x == 0u) {
+            put_scale(at.y, listed(at.y, 0u));
+        }
     }
 }
 

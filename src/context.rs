@@ -408,10 +408,25 @@ impl GpuContext {
     /// # Errors
     /// As for [`GpuContext::read`].
     pub async fn read_faults(&self, table: &CosSinTable) -> Result<u32> {
-        let words = usize::try_from(table.plan().row_bytes() / 4 + 1)
+        let [faults, _] = self.read_counts(table).await?;
+        Ok(faults)
+    }
+
+    /// The count of tokens that a table has no slot for ([`CosSinTable::skipped_slots`]), after everything submitted before.
+    ///
+    /// # Errors
+    /// As for [`GpuContext::read`].
+    pub async fn read_skipped(&self, table: &CosSinTable) -> Result<u32> {
+        let [_, skipped] = self.read_counts(table).await?;
+        Ok(skipped)
+    }
+
+    /// The counts behind a table's rows.
+    async fn read_counts(&self, table: &CosSinTable) -> Result<[u32; 2]> {
+        let words = usize::try_from(table.plan().row_bytes() / 4 + 2)
             .map_err(|_| RopeError::overflow("table", "words must fit usize"))?;
         let all: Vec<u32> = self.read(table.buffer(), words).await?;
-        Ok(all.last().copied().unwrap_or(0))
+        Ok(all.last_chunk().copied().unwrap_or_default())
     }
 
     /// Uploads tensors, fills a table for `positions` (one for each row that the specification reads), rotates, and

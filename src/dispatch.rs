@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Result, RopeError};
-use crate::kernel::{Pipeline, RopeKernel, Step, lock, storage};
-use crate::plan::{Placement, PlannedDispatch, Resource, RopePlan};
+use crate::kernel::{Layer, Pipeline, RopeKernel, Step, lock, storage};
+use crate::plan::{Operand, Place, Places, PlannedDispatch, QueryFactor, Resource, RopePlan};
 use crate::table::CosSinTable;
 
 /// Placements whose uniform buffers are kept. Past that many the cache starts anew; dispatches keep what they use.
@@ -14,28 +14,44 @@ const KEPT_PLACEMENTS: usize = 256;
 /// The tensors of a rotation: parts of the caller's buffers, which need [`wgpu::BufferUsages::STORAGE`].
 ///
 /// A slice starts where the tensor's layout starts counting (a layout's own offset comes on top), at a multiple of 4 bytes.
-/// Query and key may lie in one buffer as long as they share no element. Multiples of the device's
-/// `min_storage_buffer_offset_alignment` bind fastest, and multiples of 16 bytes rotate fastest.
+/// Tensors may lie in one buffer as long as what is written shares no element with another; weights of norms lie together in a buffer of which
+/// nothing is written. Multiples of the device's `min_storage_buffer_offset_alignment` bind fastest, and multiples of 16 bytes
+/// rotate fastest.
 #[derive(Debug, Clone, Copy)]
 pub struct Operands<'a> {
-    query: wgpu::BufferSlice<'a>,
-    key: Option<wgpu::BufferSlice<'a>>,
+    slices: [Option<wgpu::BufferSlice<'a>>; Operand::Slots as usize],
 }
 
 impl<'a> Operands<'a> {
     /// The query, or whichever one tensor the plan is for.
     #[must_use]
     pub fn new(query: wgpu::BufferSlice<'a>) -> Self {
-        Self { query, key: None }
+        let slices = [None; Operand::Slots as usize];
+        Self { slices }.with(Operand::Query, query)
     }
 
     /// The key of a plan with two tensors. For packed QKV it is the same slice as the query.
     #[must_use]
     pub fn with_key(self, key: wgpu::BufferSlice<'a>) -> Self {
-        Self {
-            key: Some(key),
-            ..self
+        self.with(Operand::Key, key)
+    }
+
+    /// Any operand of a plan ([`RotateSpec::operands`](crate::RotateSpec::operands) lists them, with the bytes that each needs). What is
+    /// in the table is not one, and ignored.
+    #[must_use]
+    pub fn with(mut self, operand: Operand, slice: wgpu::BufferSlice<'a>) -> Self {
+        if let Some(place) = self.slices.get_mut(operand as usize) {
+            *place = Some(slice);
         }
+        self
+    }
+
+    fn get(&self, operand: Operand) -> Option<wgpu::BufferSlice<'a>> {
+        self.slices.get(operand as usize).copied().flatten()
+    }
+
+    fn given(&self) -> impl Iterator<Item = wgpu::BufferSlice<'a>> {
+        self.slices.into_iter().flatten()
     }
 }
 
@@ -54,8 +70,10 @@ type Pipelines = Arc<[(Arc<PlannedDispatch>, Pipeline)]>;
 struct Shared {
     kernel: RopeKernel,
     plan: RopePlan,
+    /// What has to be bound, and how many bytes.
+    operands: Vec<(Operand, u64)>,
     /// What each placement takes, byte ranges relative to the aligned starts of the operands.
-    placements: Mutex<HashMap<Placement, Pipelines>>,
+    placements: Mutex<HashMap<Places, Pipelines>>,
 }
 
 impl RopeKernel {
@@ -66,34 +84,31 @@ impl RopeKernel {
     /// [`RopeError::Limit`] where the plan was made for limits that this device does not have; [`RopeError::Device`] where it is lost.
     pub fn prepare(&self, plan: &RopePlan) -> Result<PreparedRope> {
         self.check_plan(plan)?;
-        Ok(PreparedRope::new(self, plan))
+        Ok(PreparedRope {
+            shared: Arc::new(Shared {
+                kernel: self.clone(),
+                plan: plan.clone(),
+                operands: plan.spec().operands()?,
+                placements: Mutex::default(),
+            }),
+        })
     }
 }
 
 impl PreparedRope {
-    pub(crate) fn new(kernel: &RopeKernel, plan: &RopePlan) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                kernel: kernel.clone(),
-                plan: plan.clone(),
-                placements: Mutex::default(),
-            }),
-        }
-    }
-
     /// What was planned.
     #[must_use]
     pub fn plan(&self) -> &RopePlan {
         &self.shared.plan
     }
 
-    fn pipelines(&self, placement: Placement) -> Result<Pipelines> {
-        if let Some(known) = lock(&self.shared.placements).get(&placement) {
+    fn pipelines(&self, places: Places) -> Result<Pipelines> {
+        if let Some(known) = lock(&self.shared.placements).get(&places) {
             return Ok(known.clone());
         }
         let made: Pipelines = self
             .plan()
-            .dispatches(placement)?
+            .dispatches(places.clone())?
             .into_iter()
             .map(|planned| {
                 let pipeline = self.shared.kernel.rotate_pipeline(&planned)?;
@@ -104,7 +119,7 @@ impl PreparedRope {
         if placements.len() >= KEPT_PLACEMENTS {
             placements.clear();
         }
-        placements.insert(placement, made.clone());
+        placements.insert(places, made.clone());
         Ok(made)
     }
 
@@ -125,31 +140,58 @@ impl PreparedRope {
     pub fn bind(&self, operands: &Operands<'_>, table: &CosSinTable) -> Result<RopeDispatch> {
         let plan = self.plan();
         let spec = plan.spec();
-        let (query_bytes, key_bytes) = plan.bytes()?;
-        view("query", operands.query, query_bytes)?;
-        match (operands.key, key_bytes) {
-            (Some(key), Some(bytes)) => view("key", key, bytes)?,
-            (None, None) => {}
-            (None, Some(_)) => {
+        for &(operand, bytes) in &self.shared.operands {
+            let Some(slice) = operands.get(operand) else {
                 return Err(RopeError::layout(
-                    "key",
-                    "is planned and must be given (Operands::with_key)",
+                    operand.name(),
+                    "is planned and must be given (Operands::with)",
                     "none",
                 ));
-            }
-            (Some(_), None) => {
-                return Err(RopeError::layout(
-                    "key",
-                    "is not planned (RotateSpec::with_key) and must not be given",
-                    "one",
+            };
+            view(operand.name(), slice, bytes)?;
+            if slice.buffer() == table.buffer() {
+                return Err(RopeError::buffer(
+                    operand.name(),
+                    "must not be the buffer of the table",
+                    "that buffer",
                 ));
             }
         }
+        if operands.given().count() > self.shared.operands.len() {
+            let is_planned = |n: usize| {
+                let planned = self.shared.operands.iter();
+                planned
+                    .into_iter()
+                    .any(|(operand, _)| *operand as usize == n)
+            };
+            let given = Operand::ALL.into_iter().zip(&operands.slices);
+            let unplanned = given
+                .filter(|(_, slice)| slice.is_some())
+                .find(|(operand, _)| !is_planned(*operand as usize));
+            return Err(RopeError::layout(
+                unplanned.map_or("operands", |(operand, _)| operand.name()),
+                "is not planned (RotateSpec::operands) and must not be given",
+                "one",
+            ));
+        }
         let pairs = spec.config().rotary_dim() / 2;
-        if table.plan().width() != pairs {
+        if spec.is_rotated() && table.plan().width() != pairs {
             return Err(RopeError::table(
                 format!("must have {pairs} pairs, rotary_dim / 2"),
                 table.plan().width(),
+            ));
+        }
+        let slots = spec.slots_needed();
+        if table.plan().slots() < slots {
+            return Err(RopeError::table(
+                format!("must have room for {slots} slots (TableSpec::with_slots)"),
+                table.plan().slots(),
+            ));
+        }
+        if spec.factor() == QueryFactor::PerRow && table.plan().spec().query_scale().is_none() {
+            return Err(RopeError::table(
+                "must have a scale of the query for each row (TableSpec::with_query_scale)",
+                "none",
             ));
         }
         let rows = spec.rows_needed(spec.tokens());
@@ -167,41 +209,57 @@ impl PreparedRope {
             ));
         }
 
-        for (operand, slice) in [("query", Some(operands.query)), ("key", operands.key)] {
-            if slice.is_some_and(|slice| slice.buffer() == table.buffer()) {
-                return Err(RopeError::buffer(
-                    operand,
-                    "must not be the buffer of the table",
-                    "that buffer",
-                ));
-            }
-        }
-
         // Only what is left of the offsets past an aligned start enters the uniforms, so that layers share them.
         let alignment = plan.limits().alignment();
-        let aligned = |offset: u64| offset / alignment * alignment;
-        let query = operands.query;
-        let key = operands.key.unwrap_or(query);
-        let shared = operands.key.is_some() && query.buffer() == key.buffer();
-        let (query_base, key_base) = if shared {
-            let base = aligned(query.offset().min(key.offset()));
-            (base, base)
-        } else {
-            (aligned(query.offset()), aligned(key.offset()))
+        let needed = self.shared.operands.iter().map(|(operand, _)| *operand);
+        let given = || {
+            let needed = needed.clone();
+            needed.filter_map(|operand| Some((operand, operands.get(operand)?)))
         };
-        let pipelines = self.pipelines(Placement {
-            query: query.offset() - query_base,
-            key: operands.key.map_or(0, |key| key.offset() - key_base),
-            shared,
-        })?;
+        // The first operand of a buffer, and the aligned start of what is used of it.
+        let buffer_of = |slice: wgpu::BufferSlice<'_>| {
+            let mut all = given().filter(|(_, other)| other.buffer() == slice.buffer());
+            let first = all.clone().next().map_or(0, |(operand, _)| operand as u32);
+            let start = all.try_fold(slice.offset(), |least, (_, other)| {
+                Some(least.min(other.offset()))
+            });
+            let start = start.unwrap_or(0) / alignment * alignment;
+            (first, start)
+        };
+        let places: Places = given()
+            .map(|(operand, slice)| {
+                let (buffer, start) = buffer_of(slice);
+                let offset = slice.offset() - start;
+                (operand, Place { buffer, offset })
+            })
+            .collect();
+        let places = if spec.is_plain() {
+            places
+        } else {
+            places.with_table(table.plan())
+        };
+        let pipelines = self.pipelines(places)?;
+        let kernel = &self.shared.kernel;
+        let layer = (!spec.is_plain()).then(|| kernel.layer()).transpose()?;
+        let weights = given().find(|(operand, _)| operand.is_weight());
         let steps = pipelines
             .iter()
             .map(|(planned, pipeline)| {
-                let kernel = &self.shared.kernel;
-                kernel.bind("operands", planned, pipeline, |resource| match resource {
-                    Resource::Query => (query.buffer(), query_base),
-                    Resource::Key => (key.buffer(), key_base),
-                    _ => (table.buffer(), 0),
+                kernel.bind("operands", planned, pipeline, |resource| {
+                    let slice = match resource {
+                        Resource::Query => operands.get(Operand::Query),
+                        Resource::Key => operands.get(Operand::Key),
+                        Resource::Tensor(operand) => operands.get(operand),
+                        Resource::Weights => weights.map(|(_, slice)| slice),
+                        Resource::Unused => {
+                            let unused = layer.as_deref().map(Layer::unused);
+                            return (unused.unwrap_or(table.buffer()), 0);
+                        }
+                        _ => None,
+                    };
+                    slice.map_or((table.buffer(), 0), |slice| {
+                        (slice.buffer(), buffer_of(slice).1)
+                    })
                 })
             })
             .collect::<Result<_>>()?;
@@ -209,7 +267,7 @@ impl PreparedRope {
             shared: Arc::new(Bound {
                 prepared: self.clone(),
                 table: table.clone(),
-                tensors: [query.buffer().clone(), key.buffer().clone()],
+                tensors: given().map(|(_, slice)| slice.buffer().clone()).collect(),
                 steps,
             }),
         })
@@ -228,7 +286,7 @@ pub struct RopeDispatch {
 struct Bound {
     prepared: PreparedRope,
     table: CosSinTable,
-    tensors: [wgpu::Buffer; 2],
+    tensors: Vec<wgpu::Buffer>,
     steps: Vec<Step>,
 }
 
@@ -337,8 +395,18 @@ impl RopeDispatch {
     }
 
     fn check_filled(&self, tokens: u32) -> Result<()> {
-        let needed = self.plan().spec().rows_needed(tokens);
-        let filled = self.shared.table.filled_rows();
+        let (spec, table) = (self.plan().spec(), &self.shared.table);
+        let lists = spec.slots_needed() / spec.tokens().max(1);
+        if !table.has_slots(lists, spec.tokens(), tokens) {
+            return Err(RopeError::table(
+                format!(
+                    "must have the slots of {tokens} tokens filled by the last recorded SlotFill"
+                ),
+                table.filled_slots(),
+            ));
+        }
+        let needed = spec.rows_needed(tokens);
+        let filled = table.filled_rows();
         if u64::from(filled) < needed {
             return Err(RopeError::table(
                 format!(

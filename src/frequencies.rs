@@ -4,7 +4,7 @@ use std::f64::consts::TAU;
 
 use crate::config::{MAX_AXES, RopeConfig, Scaling, Yarn};
 use crate::error::{Result, RopeError};
-use crate::turns::{TableFactor, TurnRate};
+use crate::turns::{LEAST_RATE, TableFactor, TurnRate};
 
 /// One pair of channels as the table sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -169,6 +169,69 @@ impl Frequencies {
             pair.inv_freq = inv_freq;
         }
         Ok(self)
+    }
+
+    /// The same frequencies without their attention factor: they move keys that are in a cache, and have had the factor already, by a
+    /// difference of positions (a context shift).
+    #[must_use]
+    pub fn without_attention_factor(&self) -> Self {
+        Self {
+            attention_factor: 1.0,
+            ..self.clone()
+        }
+    }
+
+    /// What turns a key that was cached at position p by `from` into what it is at position p by `to`, in a table whose row has
+    /// position p: for a context that outgrows the frequencies it began with (LongRoPE's two lists, dynamic NTK). Each frequency is
+    /// that of `to` less that of `from`, and the factor is their quotient.
+    ///
+    /// The difference is rounded to f64. That is exact where the two are within a factor of 2 of each other, and puts the angle off by at
+    /// most `p * 2^-53` times the difference elsewhere. A difference below 2^-64, the least that a [`Pair`] can have, counts as 0: at the
+    /// largest position an angle of 2^-33.
+    ///
+    /// ```
+    /// use wgpu_rope::{Frequencies, RopeConfig};
+    /// let short = Frequencies::new(&RopeConfig::new(4))?;
+    /// let long = short.clone().with_inv_freq(&[1.0, 0.0025])?;
+    /// let between = Frequencies::between(&short, &long)?;
+    /// assert_eq!(between.inv_freq().collect::<Vec<_>>(), [0.0, 0.0025 - 0.01]);
+    /// # Ok::<(), wgpu_rope::RopeError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`RopeError::Config`] where the two have not as many pairs, or not the same axes, or where a difference is outside the range of
+    /// [`Pair`] or the quotient of the factors outside that of [`Frequencies::from_pairs`].
+    pub fn between(from: &Self, to: &Self) -> Result<Self> {
+        if from.len() != to.len() {
+            let rule = format!("must be {} as before", from.len());
+            return Err(RopeError::config("pairs", rule, to.len()));
+        }
+        if from.axes != to.axes {
+            let rule = format!("must be {} as before", from.axes);
+            return Err(RopeError::config("axes", rule, to.axes));
+        }
+        let mut pairs = Vec::with_capacity(from.len());
+        for (k, (before, after)) in from.pairs.iter().zip(&to.pairs).enumerate() {
+            if before.axis != after.axis {
+                let rule = format!("of pair {k} must be {} as before", before.axis);
+                return Err(RopeError::config("axis", rule, after.axis));
+            }
+            let difference = after.inv_freq - before.inv_freq;
+            pairs.push(Pair {
+                inv_freq: if difference.abs() < LEAST_RATE {
+                    0.0
+                } else {
+                    difference
+                },
+                axis: before.axis,
+            });
+        }
+        let factor = to.attention_factor / from.attention_factor;
+        let between = Self::from_pairs(pairs, factor)?;
+        Ok(Self {
+            axes: from.axes,
+            ..between
+        })
     }
 
     /// How many pairs there are: the width of a table row.

@@ -5,9 +5,9 @@ use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Result, RopeError};
-use crate::frequencies::Frequencies;
 use crate::plan::{
-    Limits, Placement, PlannedDispatch, ROTATE_WGSL, Resource, RopePlan, TABLE_WGSL,
+    Content, LAYER_WGSL, Limits, Places, PlannedDispatch, ROTATE_WGSL, Resource, RopePlan,
+    TABLE_WGSL, TableSpec,
 };
 use crate::scope::{is_lost, lost, scoped, scoped_in_a_step};
 
@@ -34,6 +34,8 @@ struct Shared {
     limits: Limits,
     rotate: Stage,
     table: Stage,
+    /// Made when it is first needed: a kernel that rotates in place does without, and so does a device of few bindings.
+    layer: Mutex<Option<Arc<Layer>>>,
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
     cache: Option<wgpu::PipelineCache>,
 }
@@ -47,6 +49,13 @@ struct Stage {
         &'static [u32],
         (wgpu::BindGroupLayout, wgpu::PipelineLayout),
     )>,
+}
+
+/// The shader of whole layers, and what is bound where it has more bindings than tensors.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    stage: Stage,
+    unused: wgpu::Buffer,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -118,18 +127,18 @@ impl RopeKernel {
     }
 
     /// The limits to request of an adapter: wgpu's downlevel defaults serve every rotation, since larger tensors are
-    /// rotated in windows; only the storage binding and the buffer size are raised, to hold a table of `rows` rows for
-    /// these frequencies.
+    /// rotated in windows; only the storage binding and the buffer size are raised, to hold a table of `rows` rows, and
+    /// the caller's own cos and sin where it is made from these.
     ///
     /// ```no_run
-    /// # use wgpu_rope::{Frequencies, RopeConfig, RopeKernel, wgpu};
+    /// # use wgpu_rope::{Frequencies, RopeConfig, RopeKernel, TableSpec, wgpu};
     /// # async fn device(adapter: wgpu::Adapter, own: wgpu::Limits) -> Result<(), Box<dyn std::error::Error>> {
-    /// let frequencies = Frequencies::new(&RopeConfig::new(128))?;
+    /// let table = TableSpec::new(&Frequencies::new(&RopeConfig::new(128))?);
     /// let (device, queue) = adapter
     ///     .request_device(&wgpu::DeviceDescriptor {
     ///         required_features: RopeKernel::required_features(),
     ///         // What either needs, and no more than there is.
-    ///         required_limits: RopeKernel::required_limits(&frequencies, 4096)
+    ///         required_limits: RopeKernel::required_limits(&table, 4096)
     ///             .or_better_values_from(&own)
     ///             .or_worse_values_from(&adapter.limits()),
     ///         ..Default::default()
@@ -139,10 +148,13 @@ impl RopeKernel {
     /// # Ok(()) }
     /// ```
     #[must_use]
-    pub fn required_limits(frequencies: &Frequencies, rows: u32) -> wgpu::Limits {
-        let row = (frequencies.len() as u64).next_multiple_of(2) * 8;
-        // The rows, and the count of faults behind them: see `TablePlan::bytes`.
-        let bytes = row * u64::from(rows) + 16;
+    pub fn required_limits(table: &TableSpec, rows: u32) -> wgpu::Limits {
+        let cache = match &table.content {
+            Content::Frequencies(..) => 0,
+            // One that cannot be is refused when the table is planned.
+            Content::Cache(layout) => layout.bytes().unwrap_or(0),
+        };
+        let bytes = table.parts(rows).end.max(cache);
         let base = wgpu::Limits::downlevel_defaults();
         wgpu::Limits {
             max_storage_buffer_binding_size: base.max_storage_buffer_binding_size.max(bytes),
@@ -203,6 +215,7 @@ impl RopeKernel {
                 .max_compute_invocations_per_workgroup
                 .min(limits.max_compute_workgroup_size_x),
             max_compute_workgroup_storage_size: limits.max_compute_workgroup_storage_size,
+            max_storage_buffers_per_shader_stage: limits.max_storage_buffers_per_shader_stage,
             cpu: device.adapter_info().device_type == wgpu::DeviceType::Cpu,
         };
         let (rotate, table) = scoped(&device, "kernel", None, || {
@@ -212,8 +225,18 @@ impl RopeKernel {
             let rotate = [Uniform, read, write, write];
             let rotate_sets: [&[u32]; 2] = [&[0, 1, 2], &[0, 1, 2, 3]];
             let table = [Uniform, read, write, read, read, read];
-            let table_sets: [&[u32]; 4] =
-                [&[0, 1, 2], &[0, 1, 2, 3], &[0, 2, 4, 5], &[0, 2, 3, 4, 5]];
+            let table_sets: [&[u32]; 9] = [
+                &[0, 1, 2],
+                &[0, 1, 2, 3],
+                &[0, 2, 4, 5],
+                &[0, 2, 3, 4, 5],
+                // Slots; pages that are listed with their sequences have the bindings of a cache's listed rows.
+                &[0, 2],
+                &[0, 2, 3],
+                &[0, 2, 3, 5],
+                &[0, 2, 4],
+                &[0, 2, 3, 4],
+            ];
             (
                 Stage::new(
                     &device,
@@ -231,6 +254,7 @@ impl RopeKernel {
                 limits,
                 rotate,
                 table,
+                layer: Mutex::default(),
                 pipelines: Mutex::default(),
                 cache: options.pipeline_cache.clone(),
             }),
@@ -255,14 +279,14 @@ impl RopeKernel {
     ///
     /// # Errors
     /// As for [`RopeKernel::prepare`] and [`RopePlan::dispatches`]; [`RopeError::Device`] where wgpu refuses a pipeline.
-    pub fn warm<'a>(
+    pub fn warm<'a, P: Into<Places>>(
         &self,
-        plans: impl IntoIterator<Item = (&'a RopePlan, Placement)>,
+        plans: impl IntoIterator<Item = (&'a RopePlan, P)>,
     ) -> Result<()> {
         for (plan, placement) in plans {
             self.check_plan(plan)?;
             for dispatch in plan.dispatches(placement)? {
-                self.compile(&self.shared.rotate, &dispatch)?;
+                self.rotation_stage(&dispatch, |stage| self.compile(stage, &dispatch))?;
             }
         }
         Ok(())
@@ -291,6 +315,11 @@ impl RopeKernel {
                 "max_compute_workgroup_storage_size",
                 planned.max_compute_workgroup_storage_size.into(),
                 own.max_compute_workgroup_storage_size.into(),
+            ),
+            (
+                "max_storage_buffers_per_shader_stage",
+                plan.storage_buffers().into(),
+                own.max_storage_buffers_per_shader_stage.into(),
             ),
             // The smaller the better: a plan's bindings have to start on the device's alignment.
             (
@@ -357,7 +386,49 @@ impl RopeKernel {
     }
 
     pub(crate) fn rotate_pipeline(&self, dispatch: &PlannedDispatch) -> Result<Pipeline> {
-        self.pipeline(&self.shared.rotate, dispatch)
+        self.rotation_stage(dispatch, |stage| self.pipeline(stage, dispatch))
+    }
+
+    /// Works with the stage that has a dispatch's entry point.
+    fn rotation_stage<T>(
+        &self,
+        dispatch: &PlannedDispatch,
+        work: impl FnOnce(&Stage) -> Result<T>,
+    ) -> Result<T> {
+        if dispatch.is_of_layer() {
+            work(&self.layer()?.stage)
+        } else {
+            work(&self.shared.rotate)
+        }
+    }
+
+    /// The shader of whole layers, made now if it was not before.
+    pub(crate) fn layer(&self) -> Result<Arc<Layer>> {
+        if let Some(layer) = &*lock(&self.shared.layer) {
+            return Ok(layer.clone());
+        }
+        let device = self.device();
+        let unused = self.limits().alignment() * 6;
+        let layer = scoped(device, "layer kernel", Some(unused), || {
+            use wgpu::BufferBindingType::{Storage, Uniform};
+            let (read, write) = (Storage { read_only: true }, Storage { read_only: false });
+            let types = [
+                Uniform, read, read, write, write, write, write, write, write,
+            ];
+            let sets: [&[u32]; 1] = [&[0, 1, 2, 3, 4, 5, 6, 7, 8]];
+            Arc::new(Layer {
+                stage: Stage::new(device, "wgpu-rope layer", LAYER_WGSL, &types, &sets),
+                unused: device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some("wgpu-rope unused bindings"),
+                    size: unused,
+                    usage: wgpu::BufferUsages::STORAGE,
+                    mapped_at_creation: false,
+                }),
+            })
+        })?;
+        // Two threads may make it twice; both are alike.
+        *lock(&self.shared.layer) = Some(layer.clone());
+        Ok(layer)
     }
 
     pub(crate) fn table_pipeline(&self, dispatch: &PlannedDispatch) -> Result<Pipeline> {
@@ -435,6 +506,13 @@ impl RopeKernel {
             message: error.to_string(),
         })?;
         Ok(buffer)
+    }
+}
+
+impl Layer {
+    /// What nothing is read from nor written to.
+    pub(crate) fn unused(&self) -> &wgpu::Buffer {
+        &self.unused
     }
 }
 

@@ -43,6 +43,13 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Slots of a cache, and a scale of the query
+//!
+//! A table can hold more than rows. [`TableSpec::with_slots`] makes room for the slot of every token, its place in a cache of keys and
+//! values; [`CosSinTable::bind_slots`] fills it from a `slot_mapping`, or by a [`SlotRule`] from positions: contiguous, a ring with
+//! attention sinks, or a block table. A token that has no slot gets -1 and is counted, whatever the buffers hold.
+//! [`TableSpec::with_query_scale`] adds a factor of the query for each row ([`QueryScale`]), which the fill of the rows writes.
+//!
 //! # What is promised
 //! - **Exact tables.** cos and sin are f32 values within 0.5 + 2^-37 ulp at every i32 position, computed in u32 arithmetic:
 //!   [`turns`] says how. No position is out of range.
@@ -79,16 +86,19 @@ mod context;
 mod dispatch;
 mod error;
 mod frequencies;
+mod integer;
 #[cfg(feature = "wgpu")]
 mod kernel;
 mod layout;
 mod plan;
 pub mod positions;
+mod query_scale;
 pub mod reference;
 #[cfg(feature = "wgpu")]
 mod scope;
 #[cfg(feature = "wgpu")]
 mod self_test;
+mod slots;
 #[cfg(feature = "wgpu")]
 mod table;
 pub mod turns;
@@ -101,10 +111,12 @@ pub use layout::{Element, ElementType, HeadLayout};
 pub use plan::{
     Angles, CacheLayout, LAYER_WGSL, Limits, MAX_HEADS_AT_ONCE, MAX_HEADS_PER_INVOCATION, Norm,
     NormWeight, Operand, Place, Placement, Places, PlannedBinding, PlannedDispatch, PositionSource,
-    QueryFactor, ROTATE_WGSL, Resource, RopePlan, RotateSpec, Rows, Storage, TABLE_WGSL, TablePlan,
-    TableSpec, TensorView,
+    QueryFactor, ROTATE_WGSL, Resource, RopePlan, RotateSpec, Rows, SlotPositionSource, SlotRanges,
+    SlotSource, Storage, TABLE_WGSL, TablePlan, TableSpec, TensorView,
 };
 pub use positions::{AxisOrder, RowPositions};
+pub use query_scale::QueryScale;
+pub use slots::{Pages, SlotRule};
 #[cfg(feature = "wgpu")]
 pub use {
     context::GpuContext,
@@ -112,7 +124,7 @@ pub use {
     kernel::{KernelOptions, RopeKernel},
     scope::checked,
     self_test::SelfTest,
-    table::{CosSinTable, Positions, TableFill},
+    table::{CosSinTable, Positions, SlotFill, SlotPositions, Slots, TableFill},
     wgpu,
 };
 

@@ -3,6 +3,7 @@
 
 mod layer;
 mod rotate;
+mod slots;
 mod spec;
 mod stream;
 mod table;
@@ -10,14 +11,17 @@ mod table;
 use std::ops::Range;
 
 pub use rotate::{Place, Placement, Places, RopePlan};
+pub use slots::{SlotPositionSource, SlotRanges, SlotSource};
 pub use spec::{MAX_HEADS_AT_ONCE, MAX_HEADS_PER_INVOCATION, RotateSpec, Rows};
 pub use stream::{Norm, NormWeight, Operand, QueryFactor, Storage, TensorView};
+pub(crate) use stream::{STREAMS, Stream};
 pub(crate) use table::Content;
 pub use table::{Angles, CacheLayout, PositionSource, TablePlan, TableSpec};
 
 use crate::error::{Result, RopeError};
 
-/// WGSL text of the table kernel: `shaders/integer.wgsl`, `shaders/turns.wgsl`, `shaders/element.wgsl` and `shaders/table.wgsl`.
+/// WGSL text of the table kernel: `shaders/integer.wgsl`, `shaders/turns.wgsl`, `shaders/element.wgsl`, `shaders/table.wgsl` and
+/// `shaders/slots.wgsl`.
 pub const TABLE_WGSL: &str = concat!(
     include_str!("../shaders/integer.wgsl"),
     "\n",
@@ -25,7 +29,9 @@ pub const TABLE_WGSL: &str = concat!(
     "\n",
     include_str!("../shaders/element.wgsl"),
     "\n",
-    include_str!("../shaders/table.wgsl")
+    include_str!("../shaders/table.wgsl"),
+    "\n",
+    include_str!("../shaders/slots.wgsl")
 );
 
 /// WGSL text of the rotation: `shaders/element.wgsl` and `shaders/rotate.wgsl`.
@@ -157,6 +163,12 @@ pub enum Resource {
     Pairs,
     /// The caller's positions, read-only storage.
     Positions,
+    /// The caller's slots, read-only storage.
+    SlotMapping,
+    /// The caller's block table, read-only storage.
+    BlockTable,
+    /// The sequence of each of the caller's tokens, read-only storage.
+    Sequences,
     /// The caller's own cos, read-only storage.
     Cos,
     /// The caller's own sin, read-only storage.
@@ -194,10 +206,10 @@ impl PlannedBinding {
     }
 }
 
-/// One dispatch as data: it works on a range of the tokens of each batch entry (of the rows, for a table).
+/// One dispatch as data: it works on a range of the tokens of each batch entry (of the rows, for the rows of a table).
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlannedDispatch {
-    /// The entry point of [`ROTATE_WGSL`] or [`TABLE_WGSL`].
+    /// The entry point of [`PlannedDispatch::wgsl`].
     pub entry_point: &'static str,
     /// Values of the module's override constants.
     pub constants: Vec<(&'static str, f64)>,
@@ -214,6 +226,24 @@ pub struct PlannedDispatch {
 }
 
 impl PlannedDispatch {
+    /// The WGSL text that has the entry point: [`TABLE_WGSL`], [`ROTATE_WGSL`] or [`LAYER_WGSL`].
+    #[must_use]
+    pub fn wgsl(&self) -> &'static str {
+        let is_of_table =
+            |bound: &PlannedBinding| bound.binding == 2 && bound.resource == Resource::Rows;
+        if self.is_of_layer() {
+            LAYER_WGSL
+        } else if self.bindings.iter().any(is_of_table) {
+            TABLE_WGSL
+        } else {
+            ROTATE_WGSL
+        }
+    }
+
+    pub(crate) fn is_of_layer(&self) -> bool {
+        matches!(self.entry_point, "octets" | "channels")
+    }
+
     /// The tokens (of each batch entry) or rows that this dispatch works on.
     #[must_use]
     pub fn range(&self) -> Range<u32> {

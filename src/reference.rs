@@ -3,18 +3,24 @@
 //! The twin takes the same steps as the shaders and gives the same bits; compare with it to see that a driver is right. The
 //! oracle rounds nothing before its end; compare with it to see that the method is right.
 
+mod layer;
 mod parts;
 
 use std::ops::Range;
 
+pub use layer::{LayerTable, layer};
 use parts::{Heads, TableRows, each_part};
 
 use crate::config::{PairChannels, Pairing};
 use crate::error::{Result, RopeError};
 use crate::frequencies::Direction;
+use crate::integer::divided;
 use crate::layout::{Element, HeadLayout};
-use crate::plan::{Angles, Content, RotateSpec, Storage, TableSpec, TensorView};
+use crate::plan::{
+    Angles, Content, RotateSpec, SlotPositionSource, SlotSource, Storage, TableSpec, TensorView,
+};
 use crate::positions::{Position, RowPositions};
+use crate::slots::NO_SLOT;
 use crate::turns;
 
 /// What leaves a pair of channels alone.
@@ -141,15 +147,105 @@ pub fn cached_table<T: Element>(
     Ok(rows)
 }
 
-/// The quotient of two f32 whose second is normal and positive; denormals are 0, before and after.
-fn divided(value: f32, by: f32) -> f32 {
-    let exact = f64::from(value) / f64::from(by);
-    let least = f64::from(f32::MIN_POSITIVE);
-    if f64::from(value.abs()) < least || exact.abs() < least {
-        0.0_f32.copysign(value)
-    } else {
-        value / by
+/// The twin of `shaders/table.wgsl` for the query scale: the factor of each row's queries, by its position on axis 0.
+///
+/// # Errors
+/// [`RopeError::Table`] for a specification that has none, or coordinates.
+pub fn query_scales(spec: &TableSpec, positions: RowPositions<'_>) -> Result<Vec<f32>> {
+    let Some(scale) = spec.query_scale() else {
+        return Err(RopeError::table("must have a query scale", "none"));
+    };
+    let axes = spec.axes();
+    let rows = usize::try_from(positions.rows(axes))
+        .map_err(|_| RopeError::overflow("rows", "must fit usize"))?;
+    (0..rows)
+        .map(|row| match positions.at(axes, row, 0) {
+            Position::Id(id) => Ok(scale.at(id)),
+            Position::Coordinate(_) => Err(RopeError::table(
+                "must be without a query scale for coordinates",
+                "one with it",
+            )),
+        })
+        .collect()
+}
+
+/// The lists that slots are made from, on the host. What the source does not read is ignored.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SlotLists<'a> {
+    /// Positions, or the slots of [`SlotSource::Listed`].
+    pub positions: &'a [i32],
+    /// The sequence of each token.
+    pub sequences: &'a [i32],
+    /// The block table `[sequences, pages_per_sequence]`.
+    pub block_table: &'a [i32],
+}
+
+/// The twin of `shaders/slots.wgsl`: the slots of all tokens, `[batch, tokens]`, -1 where a token has none; and how many of these were
+/// not asked for.
+///
+/// # Errors
+/// [`RopeError::Layout`] for lists that do not serve all tokens, or a block table that is too short.
+pub fn slots(source: &SlotSource, lists: SlotLists<'_>) -> Result<(Vec<i32>, u32)> {
+    let (batch, tokens) = (source.batch(), source.tokens());
+    let SlotLists {
+        positions,
+        sequences,
+        block_table,
+    } = lists;
+    let served = source.tokens_served(positions.len() as u64, sequences.len() as u64);
+    if served < tokens {
+        let rule = format!("must serve {tokens} tokens of each of {batch} batch entries");
+        return Err(RopeError::layout("lists", rule, served));
     }
+    let entries = source.rule().map_or(0, |rule| rule.block_table_entries());
+    if (block_table.len() as u64) < entries {
+        let rule = format!("must hold at least {entries} pages");
+        return Err(RopeError::layout("block table", rule, block_table.len()));
+    }
+    // Both have been served.
+    let at = |list: &[i32], index: usize| list.get(index).copied().unwrap_or(NO_SLOT);
+    let mut slots = Vec::new();
+    let mut skipped = 0;
+    for entry in 0..batch {
+        for token in 0..tokens {
+            let of_entry = (entry as usize)
+                .saturating_mul(tokens as usize)
+                .saturating_add(token as usize);
+            let slot = match *source {
+                SlotSource::Listed { capacity, .. } => {
+                    let slot = at(positions, of_entry);
+                    let is_slot = u32::try_from(slot).is_ok_and(|slot| slot < capacity);
+                    // -1 is what was asked for.
+                    (is_slot || slot == NO_SLOT).then_some(slot)
+                }
+                SlotSource::Placed {
+                    rule,
+                    positions: by,
+                    ..
+                } => {
+                    let counted = |start: i32| start.wrapping_add_unsigned(token);
+                    let sequence = entry.cast_signed();
+                    let (sequence, position) = match by {
+                        SlotPositionSource::From(start) => (sequence, counted(start)),
+                        SlotPositionSource::Start => (sequence, counted(at(positions, 0))),
+                        SlotPositionSource::StartPerSequence => {
+                            (sequence, counted(at(positions, entry as usize)))
+                        }
+                        SlotPositionSource::SharedIds => (sequence, at(positions, token as usize)),
+                        SlotPositionSource::Ids => (sequence, at(positions, of_entry)),
+                        SlotPositionSource::Ragged => {
+                            let token = token as usize;
+                            (at(sequences, token), at(positions, token))
+                        }
+                    };
+                    rule.slot(sequence, position, block_table)
+                }
+            };
+            skipped += u32::from(slot.is_none());
+            slots.push(slot.unwrap_or(NO_SLOT));
+        }
+    }
+    Ok((slots, skipped))
 }
 
 /// The twin of `shaders/rotate.wgsl`: rotates `query` and `key` in place.

@@ -1,7 +1,12 @@
 //! `CosSinTable`: rows of (cos, sin) on the device, and the fills that make them.
 
-use std::sync::Arc;
+mod slots;
+
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use slots::FilledSlots;
+pub use slots::{SlotFill, SlotPositions, Slots};
 
 use crate::error::{Result, RopeError};
 use crate::kernel::{RopeKernel, Step, storage};
@@ -65,12 +70,15 @@ struct Shared {
     pairs: Option<wgpu::Buffer>,
     /// Rows of the fill that was recorded last.
     filled: AtomicU32,
+    filled_slots: Mutex<FilledSlots>,
 }
 
 impl RopeKernel {
-    /// Makes an empty table of `rows` rows on the device: `rows * width * 8` bytes, the width made even, and 16 more.
+    /// Makes an empty table of `rows` rows on the device: `rows * width * 8` bytes, the width made even, and 16 more; with slots
+    /// and a query scale another 4 for each slot and 8 for each row, each padded to 16.
     ///
-    /// Its rows are made by [`CosSinTable::bind_positions`] (or [`CosSinTable::bind_cache`]) and a recorded fill.
+    /// Its rows are made by [`CosSinTable::bind_positions`] (or [`CosSinTable::bind_cache`]) and a recorded fill, its slots by
+    /// [`CosSinTable::bind_slots`] and another one.
     ///
     /// # Errors
     /// Those of [`TablePlan::new`]; [`RopeError::OutOfMemory`] and [`RopeError::Device`] where wgpu cannot make the buffers, or
@@ -114,6 +122,7 @@ impl CosSinTable {
                 rows,
                 pairs,
                 filled: AtomicU32::new(0),
+                filled_slots: Mutex::default(),
             }),
         })
     }
@@ -125,7 +134,8 @@ impl CosSinTable {
     }
 
     /// The buffer of the rows ([`wgpu::BufferUsages::STORAGE`], `COPY_SRC` and `COPY_DST`): entry k of row r is the two u32 words at
-    /// `2 * (r * row_stride + k)`, the bits of cos and sin. The word behind the rows is that of [`CosSinTable::faults`].
+    /// `2 * (r * row_stride + k)`, the bits of cos and sin. The words behind the rows are those of [`CosSinTable::faults`] and [`CosSinTable::skipped_slots`]; slots
+    /// stand at [`TablePlan::slots_start`], query scales at [`TablePlan::scales_start`].
     #[must_use]
     pub fn buffer(&self) -> &wgpu::Buffer {
         &self.shared.rows

@@ -40,6 +40,9 @@ pub(crate) const SIN: [u64; 6] = [
     0xc90f_daa2_2168_c235,
 ];
 
+/// The least magnitude of a frequency that is not 0: 2^-64 radians per position.
+pub(crate) const LEAST_RATE: f64 = 5.421_010_862_427_522e-20;
+
 /// A frequency as a fraction of a turn per position: magnitude modulo one turn, and sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TurnRate {
@@ -63,8 +66,8 @@ impl TurnRate {
                 negative: false,
             });
         }
-        // 2^-64 and 2^16 are exact in f64; NaN fails the comparison.
-        if !(5.421_010_862_427_522e-20..=65_536.0).contains(&magnitude) {
+        // Both are exact in f64; NaN fails the comparison.
+        if !(LEAST_RATE..=65_536.0).contains(&magnitude) {
             return Err(RopeError::config(
                 "inv_freq",
                 "must be 0 or of a magnitude from 2^-64 to 2^16 radians per position",

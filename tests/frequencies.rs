@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use wgpu_rope::{Frequencies, RopeConfig, Scaling, Yarn};
+use wgpu_rope::{Frequencies, Pair, RopeConfig, Scaling, TableSpec, Yarn, reference};
 
 /// Name to attention factor and frequencies.
 fn golden() -> BTreeMap<String, (f64, Vec<f64>)> {
@@ -223,6 +223,117 @@ fn lengths_that_share_frequencies_are_known() {
     assert!(!same(&dynamic, 4096, 4097));
     assert!(!same(&dynamic, 5000, 5001));
     assert!(same(&llama3(), 1, 1 << 40));
+}
+
+/// A row of one table times a row of another, as complex numbers in f64, against a row of a third one. Rows are f32, so three roundings
+/// of 2^-24 of the factor are in between.
+fn check_product(tables: [&Frequencies; 3], positions: [i32; 3]) {
+    let rows: Vec<_> = tables
+        .into_iter()
+        .zip(positions)
+        .map(|(frequencies, position)| {
+            let spec = TableSpec::new(frequencies);
+            reference::table(&spec, (&[position]).into()).unwrap()
+        })
+        .collect();
+    let bound = 3.1 * 2_f64.powi(-24) * tables[2].attention_factor().abs();
+    for (k, turns) in rows[0].iter().zip(&rows[1]).enumerate() {
+        let ([a, b], [c, d]) = (turns.0.map(f64::from), turns.1.map(f64::from));
+        let expected = rows[2][k].map(f64::from);
+        for (made, expected) in [a * c - b * d, a * d + b * c].into_iter().zip(expected) {
+            let error = (made - expected).abs();
+            assert!(error <= bound, "{positions:?}, pair {k}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn cached_keys_move_by_a_difference_of_positions() {
+    let yarn = Scaling::Yarn(Yarn::new(4.0, 4096.0));
+    for config in [
+        longrope(),
+        RopeConfig::new(64).with_scaling(yarn),
+        RopeConfig::new(64).with_attention_factor(-0.75),
+    ] {
+        let frequencies = Frequencies::for_length(&config, 100_000).unwrap();
+        let shift = frequencies.without_attention_factor();
+        assert_eq!(shift.attention_factor(), 1.0);
+        assert_eq!(shift.pairs(), frequencies.pairs());
+        assert_eq!(shift.axes(), frequencies.axes());
+        for (from, to) in [(0, 7), (5000, 4), (131_071, 65_536), (-3, i32::MAX)] {
+            let by = i32::wrapping_sub(to, from);
+            // What wraps is another position.
+            if i64::from(by) == i64::from(to) - i64::from(from) {
+                check_product([&frequencies, &shift, &frequencies], [from, by, to]);
+            }
+        }
+    }
+}
+
+#[test]
+fn cached_keys_change_from_one_list_of_frequencies_to_another() {
+    let dynamic = RopeConfig::new(128).with_scaling(Scaling::Dynamic {
+        factor: 2.0,
+        max_position_embeddings: 4096.0,
+    });
+    for (config, lengths) in [
+        (longrope(), [4096, 4097]),
+        (longrope(), [4097, 4096]),
+        (dynamic.clone(), [1, 100_000]),
+        (dynamic, [50_000, 50_001]),
+    ] {
+        let [from, to] = lengths.map(|tokens| Frequencies::for_length(&config, tokens).unwrap());
+        // A factor of one list only.
+        let to = Frequencies::from_pairs(to.pairs().iter().copied(), 1.190_238).unwrap();
+        let between = Frequencies::between(&from, &to).unwrap();
+        assert_ne!(from.pairs(), to.pairs());
+        let factor = to.attention_factor() / from.attention_factor();
+        assert_eq!(between.attention_factor(), factor);
+        for position in [0, 1, 4095, -4096, 131_071, i32::MAX, i32::MIN] {
+            check_product([&from, &between, &to], [position; 3]);
+        }
+        let back = Frequencies::between(&to, &from).unwrap();
+        for (there, back) in between.inv_freq().zip(back.inv_freq()) {
+            assert_eq!(there, -back);
+        }
+    }
+    let of = |inv_freq: [f64; 4], axes: [u32; 4], factor| {
+        let pairs = inv_freq.into_iter().zip(axes);
+        let pairs = pairs.map(|(inv_freq, axis)| Pair { inv_freq, axis });
+        Frequencies::from_pairs(pairs, factor)
+    };
+    let text = [0; 4];
+    // What no pair can have is 0; the least one is not.
+    let least = 2_f64.powi(-64);
+    let from = of([1.0, 2e-19, 3.0 * least, 0.0], text, 2.0).unwrap();
+    let next = 2e-19_f64.next_up();
+    let to = of([1.0, next, 2.0 * least, 0.5], text, 0.5).unwrap();
+    let between = Frequencies::between(&from, &to).unwrap();
+    let made: Vec<_> = between.inv_freq().collect();
+    assert_eq!(made, [0.0, 0.0, -least, 0.5]);
+    assert_eq!(between.attention_factor(), 0.25);
+
+    let fault = |from: &Frequencies, to: &Frequencies| {
+        Frequencies::between(from, to).unwrap_err().to_string()
+    };
+    let three = Frequencies::from_pairs(from.pairs()[1..].iter().copied(), 1.0).unwrap();
+    assert_eq!(fault(&from, &three), "pairs: must be 4 as before, got 3");
+    let axes = of([1.0; 4], [0, 1, 2, 0], 1.0).unwrap();
+    assert_eq!(fault(&from, &axes), "axes: must be 1 as before, got 3");
+    let others = of([1.0; 4], [0, 2, 1, 0], 1.0).unwrap();
+    assert_eq!(
+        fault(&axes, &others),
+        "axis: of pair 1 must be 1 as before, got 2"
+    );
+    let large = of([-65_536.0, 1.0, 1.0, 1.0], text, 1.0).unwrap();
+    let positive = of([65_536.0, 1.0, 1.0, 1.0], text, 1.0).unwrap();
+    assert_eq!(
+        fault(&large, &positive),
+        "inv_freq: must be 0 or of a magnitude from 2^-64 to 2^16 radians per position, got 131072"
+    );
+    let strong = of([1.0; 4], text, 10_000.0).unwrap();
+    let weak = of([1.0; 4], text, 1e-4).unwrap();
+    assert!(fault(&weak, &strong).contains("2^24"));
 }
 
 #[test]

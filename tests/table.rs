@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::{CONTEXTS, NO_USAGE, contexts_with, name, row_bits, table_words};
 use wgpu_rope::{
-    CosSinTable, Direction, Frequencies, GpuContext, Pair, Positions, RopeConfig, RopeError,
-    RopeKernel, TableSpec, reference,
+    CacheLayout, CosSinTable, Direction, ElementType, Frequencies, GpuContext, Pair, Positions,
+    QueryScale, RopeConfig, RopeError, RopeKernel, TableSpec, reference,
 };
 
 fn text(inv_freq: impl IntoIterator<Item = f64>, factor: f64) -> Frequencies {
@@ -392,14 +392,28 @@ fn buffers_of_another_device_are_an_error_and_not_a_panic() {
 #[test]
 fn limits_can_be_asked_for_before_there_is_a_device() {
     let frequencies = Frequencies::new(&RopeConfig::new(128)).unwrap();
+    let table = TableSpec::new(&frequencies);
     let base = wgpu::Limits::downlevel_defaults();
-    assert_eq!(RopeKernel::required_limits(&frequencies, 4096), base);
-    let large = RopeKernel::required_limits(&frequencies, 1 << 20);
-    assert_eq!(large.max_storage_buffer_binding_size, (512 << 20) + 16);
-    assert_eq!(large.max_buffer_size, (512 << 20) + 16);
+    assert_eq!(RopeKernel::required_limits(&table, 4096), base);
+    let large = |spec: &TableSpec, bytes: u64| {
+        let large = RopeKernel::required_limits(spec, 1 << 20);
+        assert_eq!(large.max_storage_buffer_binding_size, bytes);
+        assert_eq!(large.max_buffer_size, bytes);
+    };
+    large(&table, (512 << 20) + 16);
+    let scale = QueryScale::from_values(vec![1.0], 1, 0).unwrap();
+    let with_both = table.clone().with_slots(5).with_query_scale(scale);
+    large(&with_both, (520 << 20) + 16 + 32);
+    let cache = CacheLayout {
+        positions: 1 << 20,
+        columns: 200,
+        pairs: 2,
+        element: ElementType::F32,
+    };
+    large(&TableSpec::cached(cache), 800 << 20);
     assert!(RopeKernel::required_features().is_empty());
     for context in contexts_with(|limits| {
-        *limits = RopeKernel::required_limits(&frequencies, 4096).or_worse_values_from(limits);
+        *limits = RopeKernel::required_limits(&table, 4096).or_worse_values_from(limits);
     }) {
         assert!(context.self_test_blocking().unwrap().passed());
     }

@@ -14,9 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use wgpu_rope::{
-    Angles, AxisOrder, CacheLayout, ElementType, Frequencies, HeadLayout, Limits, Pair, Pairing,
-    Placement, PlannedDispatch, PositionSource, ROTATE_WGSL, Resource, RopeConfig, RopePlan,
-    RotateSpec, Rows, TABLE_WGSL, TablePlan, TableSpec,
+    Angles, AxisOrder, CacheLayout, ElementType, Frequencies, HeadLayout, Limits, Pages, Pair,
+    Pairing, Placement, PlannedDispatch, PositionSource, QueryScale, ROTATE_WGSL, Resource,
+    RopeConfig, RopePlan, RotateSpec, Rows, SlotPositionSource, SlotRanges, SlotRule, SlotSource,
+    TABLE_WGSL, TablePlan, TableSpec,
 };
 
 fn parse(text: &str) -> (naga::Module, ModuleInfo) {
@@ -52,23 +53,34 @@ fn bindings(module: &naga::Module, info: &ModuleInfo, entry_point: &str) -> (BTr
     (numbers, storage)
 }
 
-/// The type of the uniform structure.
-fn uniform_type(module: &naga::Module) -> &naga::Type {
+/// The type of the uniform structure that an entry point uses.
+fn uniform_type<'a>(
+    module: &'a naga::Module,
+    info: &ModuleInfo,
+    entry_point: &str,
+) -> &'a naga::Type {
+    let index = module
+        .entry_points
+        .iter()
+        .position(|entry| entry.name == entry_point)
+        .unwrap();
+    let used = info.get_entry_point(index);
     module
         .global_variables
         .iter()
-        .find(|(_, variable)| variable.space == naga::AddressSpace::Uniform)
+        .find(|(handle, variable)| {
+            variable.space == naga::AddressSpace::Uniform && !used[*handle].is_empty()
+        })
         .map(|(_, variable)| &module.types[variable.ty])
         .unwrap()
 }
 
-/// The bytes of the uniform structure.
-fn uniform_bytes(module: &naga::Module) -> u32 {
-    uniform_type(module).inner.size(module.to_ctx())
-}
-
 /// The words of a uniform structure by the names of its members, those of inner structures as `outer.inner`.
-fn uniform_words(module: &naga::Module) -> BTreeMap<String, usize> {
+fn uniform_words(
+    module: &naga::Module,
+    info: &ModuleInfo,
+    entry_point: &str,
+) -> BTreeMap<String, usize> {
     fn visit(
         module: &naga::Module,
         ty: &naga::Type,
@@ -90,7 +102,8 @@ fn uniform_words(module: &naga::Module) -> BTreeMap<String, usize> {
         }
     }
     let mut out = BTreeMap::new();
-    visit(module, uniform_type(module), ("", 0), &mut out);
+    let ty = uniform_type(module, info, entry_point);
+    visit(module, ty, ("", 0), &mut out);
     out
 }
 
@@ -166,13 +179,23 @@ fn check(
             "{} uses {storage} storage buffers",
             planned.entry_point
         );
-        assert_eq!(planned.uniform.len() * 4, uniform_bytes(&module) as usize);
+        let uniform = uniform_type(&module, &info, planned.entry_point);
+        let bytes = uniform.inner.size(module.to_ctx());
+        assert_eq!(planned.uniform.len() * 4, bytes as usize);
         let given: BTreeSet<_> = planned
             .constants
             .iter()
             .map(|(name, _)| (*name).to_owned())
             .collect();
-        assert_eq!(given, overrides, "{}", planned.entry_point);
+        // Fills of slots read one of the table's constants.
+        let is_slots = ["slots_", "place_", "page_"]
+            .iter()
+            .any(|kind| planned.entry_point.starts_with(kind));
+        let expected = match is_slots {
+            true => BTreeSet::from(["WORKGROUP".to_owned()]),
+            false => overrides.clone(),
+        };
+        assert_eq!(given, expected, "{}", planned.entry_point);
         *seen.entry(planned.entry_point).or_default() += 1;
     }
     let names: BTreeSet<_> = module
@@ -204,8 +227,8 @@ fn words(given: &[(&str, u32)]) -> BTreeMap<String, u32> {
 
 /// The words of a plan's uniform buffer under the names that the shader reads them by.
 fn named(text: &str, planned: &PlannedDispatch) -> BTreeMap<String, u32> {
-    let (module, _) = parse(text);
-    uniform_words(&module)
+    let (module, info) = parse(text);
+    uniform_words(&module, &info, planned.entry_point)
         .into_iter()
         .map(|(name, at)| (name, planned.uniform[at]))
         .collect()
@@ -336,6 +359,150 @@ fn uniform_words_stand_where_the_shader_reads_them() {
     );
 }
 
+/// The same for fills of slots.
+#[test]
+fn words_of_slots_stand_where_the_shader_reads_them() {
+    let frequencies = Frequencies::new(&RopeConfig::new(6)).unwrap();
+    let limits = Limits {
+        max_compute_workgroups_per_dimension: 6,
+        ..Limits::default()
+    };
+    let spec = TableSpec::new(&frequencies).with_slots(71);
+    let plan = TablePlan::new(&spec, 100, &limits).unwrap();
+    let pages = Pages {
+        page_size: 16,
+        pages: 30,
+        pages_per_sequence: 5,
+    };
+    let rule = SlotRule::paged(4, pages).unwrap().with_ring(70, 7).unwrap();
+    let ranges = SlotRanges {
+        positions: 268..268 + 4 * 64,
+        sequences: 1048..1048 + 4 * 15,
+        block_table: 4..84,
+    };
+    let fill = |positions, tokens| {
+        let source = SlotSource::Placed {
+            rule,
+            tokens,
+            positions,
+        };
+        plan.fill_slots(&source, &ranges).unwrap()[1].clone()
+    };
+    let common = [
+        ("first_token", 6),
+        ("slots", 804),
+        ("skipped", 801),
+        ("first", 3),
+        ("first_page", 1),
+        ("sequences", 4),
+        ("positions", 1 << 31),
+        ("sinks", 7),
+        ("period", 63),
+        ("page_size", 16),
+        ("pages", 30),
+        ("pages_per_sequence", 5),
+    ];
+    let check = |planned: &PlannedDispatch, own: &[(&str, u32)]| {
+        let mut expected = words(&common);
+        expected.extend(words(own));
+        assert_eq!(named(TABLE_WGSL, planned), expected);
+    };
+    check(
+        &fill(SlotPositionSource::Ids, 17),
+        &[
+            ("batch", 4),
+            ("tokens", 17),
+            ("served", 13),
+            ("entry_stride", 17),
+            ("token_stride", 1),
+            ("start", 0),
+            ("counts_on", 0),
+            ("first_sequence", 0),
+        ],
+    );
+    check(
+        &fill(SlotPositionSource::Ragged, 66),
+        &[
+            ("batch", 1),
+            ("tokens", 66),
+            ("served", 15),
+            ("entry_stride", 0),
+            ("token_stride", 1),
+            ("start", 0),
+            ("counts_on", 0),
+            ("first_sequence", 6),
+        ],
+    );
+    check(
+        &fill(SlotPositionSource::StartPerSequence, 17),
+        &[
+            ("batch", 4),
+            ("tokens", 17),
+            ("served", 17),
+            ("entry_stride", 1),
+            ("token_stride", 0),
+            ("start", 0),
+            ("counts_on", 1),
+            ("first_sequence", 0),
+        ],
+    );
+    let contiguous = SlotSource::Placed {
+        rule: SlotRule::contiguous(3, 90).unwrap(),
+        tokens: 23,
+        positions: SlotPositionSource::From(-5),
+    };
+    let listed = SlotSource::Listed {
+        batch: 2,
+        tokens: 33,
+        capacity: 77,
+    };
+    let [contiguous, listed] = [contiguous, listed].map(|source| {
+        let planned = plan.fill_slots(&source, &ranges).unwrap();
+        named(TABLE_WGSL, &planned[0])
+    });
+    for (name, word) in [
+        ("start", (-5_i32).cast_unsigned()),
+        ("positions", 90),
+        ("sinks", 0),
+        ("period", 90),
+        ("page_size", 90),
+    ] {
+        assert_eq!(contiguous[name], word, "{name}");
+    }
+    for (name, word) in [("pages", 77), ("first", 3), ("entry_stride", 33)] {
+        assert_eq!(listed[name], word, "{name}");
+    }
+}
+
+/// The words that the shader takes a query scale from stand behind the pairs, and behind the weights of f32 angles.
+#[test]
+fn a_query_scale_stands_behind_the_pairs() {
+    let frequencies = Frequencies::new(&RopeConfig::new(6)).unwrap();
+    let scale = QueryScale::from_values(vec![1.0, 2.0, -0.5, 4.0, 8.0], 7, -9).unwrap();
+    let plain = TableSpec::new(&frequencies).with_slots(3);
+    for spec in [plain.clone().with_angles(Angles::F32), plain] {
+        let without = TablePlan::new(&spec, 11, &Limits::default()).unwrap();
+        let with = spec.with_query_scale(scale.clone());
+        let with = TablePlan::new(&with, 11, &Limits::default()).unwrap();
+        assert_eq!(with.slots_start(), 11 * 32 + 16);
+        assert_eq!(with.scales_start(), with.slots_start() + 16);
+        assert_eq!(with.bytes(), with.scales_start() + 96);
+        assert_eq!(without.bytes(), with.scales_start());
+        let (pairs, scale) = with.pairs().split_at(without.pairs().len());
+        assert_eq!(pairs, without.pairs());
+        let bits = [1.0_f32, 2.0, -0.5, 4.0, 8.0].map(f32::to_bits);
+        let place = u32::try_from(with.scales_start() / 8).unwrap();
+        let head = [7, (-9_i32).cast_unsigned(), 4, place];
+        assert_eq!(scale, [&head[..], &bits, &[0; 3]].concat());
+        let fill =
+            |plan: &TablePlan| plan.fill(PositionSource::From(0), 0..0, [0; 2]).unwrap()[0].clone();
+        let (without, with) = (fill(&without), fill(&with));
+        assert_eq!(without.uniform, with.uniform);
+        assert_eq!(without.constant("QUERY_SCALE"), Some(0));
+        assert_eq!(with.constant("QUERY_SCALE"), Some(1));
+    }
+}
+
 #[test]
 fn element_types_have_the_numbers_of_the_shaders() {
     for text in [ROTATE_WGSL, TABLE_WGSL] {
@@ -413,8 +580,63 @@ fn tables_are_planned_as_the_shader_is_written() {
             Resource::Sin
         ]
     );
-    let seen = check(TABLE_WGSL, 4, &fills);
-    assert_eq!(seen.len(), 5);
+    let slots = TableSpec::new(&frequencies).with_slots(40);
+    let slots = TablePlan::new(&slots, 10, &limits).unwrap();
+    let pages = Pages {
+        page_size: 16,
+        pages: 30,
+        pages_per_sequence: 5,
+    };
+    let ranges = SlotRanges {
+        positions: 256..416,
+        sequences: 512..672,
+        block_table: 4..84,
+    };
+    let listed = SlotSource::Listed {
+        batch: 4,
+        tokens: 10,
+        capacity: 480,
+    };
+    let mut sources = vec![listed];
+    for rule in [SlotRule::contiguous(4, 90), SlotRule::paged(4, pages)] {
+        let rule = rule.unwrap();
+        sources.extend(
+            [
+                SlotPositionSource::From(-3),
+                SlotPositionSource::Start,
+                SlotPositionSource::StartPerSequence,
+                SlotPositionSource::SharedIds,
+                SlotPositionSource::Ids,
+                SlotPositionSource::Ragged,
+            ]
+            .map(|positions| SlotSource::Placed {
+                rule,
+                tokens: 10,
+                positions,
+            }),
+        );
+    }
+    let of_slots: Vec<_> = sources
+        .iter()
+        .flat_map(|source| slots.fill_slots(source, &ranges).unwrap())
+        .collect();
+    let resources: Vec<_> = of_slots[12].bindings.iter().map(|b| b.resource).collect();
+    assert_eq!(
+        resources,
+        [
+            Resource::Uniform,
+            Resource::Rows,
+            Resource::Positions,
+            Resource::BlockTable,
+            Resource::Sequences
+        ]
+    );
+    assert_eq!(of_slots[0].bindings[2].resource, Resource::SlotMapping);
+    let seen = check(TABLE_WGSL, 4, &[&fills[..], &of_slots].concat());
+    assert_eq!(seen.len(), 12);
+    for (entry_point, plans) in [("page_listed", 4), ("place_ragged", 1), ("slots_listed", 1)] {
+        assert_eq!(seen[entry_point], plans);
+    }
 }
 
 /// The exponents of f32 angles that have a weight, in the shader, in the twin and in the words of a plan.

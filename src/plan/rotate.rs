@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::spec::{MAX_HEADS_AT_ONCE, MAX_HEADS_PER_INVOCATION, RotateSpec, Side};
 use super::stream::Operand;
-use super::{Limits, PlannedBinding, PlannedDispatch, Resource, check_dispatches};
+use super::{Limits, PlannedBinding, PlannedDispatch, Resource, TablePlan, check_dispatches};
 use crate::config::Pairing;
 use crate::error::{Result, RopeError};
 use crate::layout::{ElementType, HeadLayout};
@@ -41,7 +41,25 @@ impl Places {
         self.0.iter().copied()
     }
 
-    pub(super) fn get(&self, operand: Operand) -> Result<Place> {
+    /// With the places of the slots and the scales of a table. Layers that read them need it.
+    #[must_use]
+    pub fn with_table(self, table: &TablePlan) -> Self {
+        let place = |offset| Place {
+            buffer: u32::MAX,
+            offset,
+        };
+        let of_table = [
+            (Operand::Slots, place(table.slots_start())),
+            (Operand::Scales, place(table.scales_start())),
+        ];
+        let others = self.0.into_iter();
+        others
+            .filter(|(operand, _)| !matches!(operand, Operand::Slots | Operand::Scales))
+            .chain(of_table)
+            .collect()
+    }
+
+    pub(crate) fn get(&self, operand: Operand) -> Result<Place> {
         self.0
             .iter()
             .find(|(known, _)| *known == operand)
@@ -165,6 +183,18 @@ impl RopePlan {
             spec: spec.clone(),
             limits: *limits,
         };
+        let (needed, allowed) = (
+            plan.storage_buffers(),
+            limits.max_storage_buffers_per_shader_stage,
+        );
+        if needed > allowed {
+            return Err(RopeError::Limit {
+                limit: "max_storage_buffers_per_shader_stage",
+                operand: "layer",
+                needed: needed.into(),
+                allowed: allowed.into(),
+            });
+        }
         // Whatever can fail for the tensors themselves fails here and not at the first binding.
         plan.dispatches(plan.apart()?)?;
         limits.check_binding("table", plan.row_bytes())?;
@@ -181,6 +211,11 @@ impl RopePlan {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Storage bindings of the dispatches.
+    pub(crate) fn storage_buffers(&self) -> u32 {
+        if self.spec.is_plain() { 3 } else { 8 }
     }
 
     /// Every operand at the start of a buffer of its own.

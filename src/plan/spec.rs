@@ -341,6 +341,33 @@ impl RotateSpec {
         self.others[1].as_ref()
     }
 
+    /// Where the query goes, if it does.
+    #[must_use]
+    pub fn query_to(&self) -> Option<&TensorView> {
+        self.destinations[0].as_ref()
+    }
+
+    /// Where the key goes, if it does.
+    #[must_use]
+    pub fn key_to(&self) -> Option<&TensorView> {
+        self.destinations[1].as_ref()
+    }
+
+    /// Where the value goes, if it does.
+    #[must_use]
+    pub fn value_to(&self) -> Option<&TensorView> {
+        self.destinations[2].as_ref()
+    }
+
+    /// The element type of the weights of norms: of the first that has some.
+    #[must_use]
+    pub fn weight_type(&self) -> Option<ElementType> {
+        self.norms
+            .iter()
+            .flatten()
+            .find_map(|norm| norm.weight_type())
+    }
+
     /// Query, key and value, those that are there.
     pub(crate) fn streams(&self) -> [Option<Stream>; 3] {
         let [key, value] = self.others;

@@ -474,6 +474,26 @@ pub enum Operand {
 }
 
 impl Operand {
+    /// All that are bound.
+    #[cfg(feature = "wgpu")]
+    pub(crate) const ALL: [Self; 15] = [
+        Self::Query,
+        Self::Key,
+        Self::Value,
+        Self::QueryTo,
+        Self::KeyTo,
+        Self::ValueTo,
+        Self::QueryWeight,
+        Self::KeyWeight,
+        Self::ValueWeight,
+        Self::QueryScales,
+        Self::KeyScales,
+        Self::ValueScales,
+        Self::QueryToScales,
+        Self::KeyToScales,
+        Self::ValueToScales,
+    ];
+
     /// What errors call it.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -498,7 +518,7 @@ impl Operand {
         }
     }
 
-    pub(super) const fn is_weight(self) -> bool {
+    pub(crate) const fn is_weight(self) -> bool {
         matches!(
             self,
             Self::QueryWeight | Self::KeyWeight | Self::ValueWeight
@@ -549,19 +569,6 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(source: TensorView) -> Self {
-        Self {
-            source,
-            destination: None,
-            norm: None,
-        }
-    }
-
-    /// Where it is written.
-    pub(crate) fn target(&self) -> TensorView {
-        self.destination.unwrap_or(self.source)
-    }
-
     /// Whether it is nothing but a tensor of a floating-point type that stays in place.
     pub(super) fn is_plain(&self) -> bool {
         self.destination.is_none()

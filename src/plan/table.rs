@@ -8,6 +8,7 @@ use crate::error::{Result, RopeError};
 use crate::frequencies::{Direction, Frequencies};
 use crate::layout::ElementType;
 use crate::positions::AxisOrder;
+use crate::query_scale::QueryScale;
 use crate::turns::{MAX_F32_EXPONENT, MIN_F32_EXPONENT, TableFactor, TurnRate, f32_weight};
 
 /// How angles are made.
@@ -95,6 +96,8 @@ impl CacheLayout {
 pub struct TableSpec {
     pub(crate) content: Content,
     pub(crate) direction: Direction,
+    slots: u32,
+    query_scale: Option<QueryScale>,
 }
 
 /// Where entries come from.
@@ -111,6 +114,8 @@ impl TableSpec {
         Self {
             content: Content::Frequencies(frequencies.clone(), Angles::Exact),
             direction: Direction::Forward,
+            slots: 0,
+            query_scale: None,
         }
     }
 
@@ -120,6 +125,8 @@ impl TableSpec {
         Self {
             content: Content::Cache(cache),
             direction: Direction::Forward,
+            slots: 0,
+            query_scale: None,
         }
     }
 
@@ -137,6 +144,33 @@ impl TableSpec {
     #[must_use]
     pub fn with_direction(self, direction: Direction) -> Self {
         Self { direction, ..self }
+    }
+
+    /// With room for the slots of so many tokens behind the rows (batch times tokens), for a rotation that writes K and V to a cache.
+    #[must_use]
+    pub fn with_slots(self, slots: u32) -> Self {
+        Self { slots, ..self }
+    }
+
+    /// With a factor of the query for each row, by its position (on axis 0). A table of a cache's own cos and sin cannot have one.
+    #[must_use]
+    pub fn with_query_scale(self, scale: QueryScale) -> Self {
+        Self {
+            query_scale: Some(scale),
+            ..self
+        }
+    }
+
+    /// Tokens that there is room for slots of.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// The factor of the query.
+    #[must_use]
+    pub fn query_scale(&self) -> Option<&QueryScale> {
+        self.query_scale.as_ref()
     }
 
     /// Entries of a row: pairs of the model.
@@ -157,6 +191,21 @@ impl TableSpec {
         }
     }
 
+    /// Where the parts of a table of so many rows start, in bytes.
+    pub(crate) fn parts(&self, rows: u32) -> Parts {
+        let row = (self.pairs() as u64).saturating_mul(8);
+        let behind = u64::from(rows).saturating_mul(row.next_multiple_of(16));
+        let slots = behind.saturating_add(16);
+        let scales = slots.saturating_add((u64::from(self.slots) * 4).next_multiple_of(16));
+        let scale = if self.query_scale.is_some() { 8 } else { 0 };
+        Parts {
+            behind,
+            slots,
+            scales,
+            end: scales.saturating_add((u64::from(rows) * scale).next_multiple_of(16)),
+        }
+    }
+
     /// The factor of the entries; a cache's are as they are.
     pub(crate) fn factor(&self) -> Result<TableFactor> {
         match &self.content {
@@ -164,6 +213,16 @@ impl TableSpec {
             Content::Cache(_) => TableFactor::new(1.0),
         }
     }
+}
+
+/// Where the parts of a table start, in bytes: multiples of 16.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parts {
+    /// The words behind the rows.
+    pub(crate) behind: u64,
+    pub(crate) slots: u64,
+    pub(crate) scales: u64,
+    pub(crate) end: u64,
 }
 
 /// A validated cos/sin table: rows, their width, and the constants of every pair.
@@ -181,8 +240,8 @@ impl TablePlan {
     /// Plans a table of `rows` rows, one entry of (cos, sin) for every pair.
     ///
     /// # Errors
-    /// [`RopeError::Layout`] for no rows; those of [`CacheLayout::bytes`]; [`RopeError::Limit`] where the table or a cache is larger than a
-    /// binding (make it smaller and fill it for each step).
+    /// [`RopeError::Layout`] for no rows; those of [`CacheLayout::bytes`]; [`RopeError::Table`] for a query scale with a cache;
+    /// [`RopeError::Limit`] where the table or a cache is larger than a binding (make it smaller and fill it for each step).
     pub fn new(spec: &TableSpec, rows: u32, limits: &Limits) -> Result<Self> {
         limits.validate()?;
         if rows == 0 {
@@ -192,9 +251,22 @@ impl TablePlan {
             .ok()
             .filter(|width| *width <= MAX_HEAD_DIM)
             .ok_or_else(|| RopeError::overflow("pairs", "must be at most 65,536"))?;
+        limits.check_binding("table", spec.parts(rows).end)?;
         let pairs = match &spec.content {
             Content::Frequencies(frequencies, angles) => {
-                pair_words(frequencies, *angles, spec.direction)?
+                let mut words = pair_words(frequencies, *angles, spec.direction)?;
+                if let Some(scale) = &spec.query_scale {
+                    let place = u32::try_from(spec.parts(rows).scales / 8)
+                        .map_err(|_| RopeError::overflow("table", "entries must fit u32"))?;
+                    words.extend(scale.words(place));
+                }
+                words
+            }
+            Content::Cache(_) if spec.query_scale.is_some() => {
+                return Err(RopeError::table(
+                    "must be made from frequencies for a query scale",
+                    "a cache",
+                ));
             }
             Content::Cache(cache) => {
                 limits.check_binding("cache", cache.bytes()?)?;
@@ -209,7 +281,6 @@ impl TablePlan {
             factor: spec.factor()?,
             limits: *limits,
         };
-        limits.check_binding("table", plan.bytes())?;
         limits.check_binding("frequencies", plan.pairs.len() as u64 * 4)?;
         Ok(plan)
     }
@@ -241,13 +312,33 @@ impl TablePlan {
     /// Bytes of the rows: an entry is cos and sin, two u32 words with the bits of f32 values.
     #[must_use]
     pub fn row_bytes(&self) -> u64 {
-        u64::from(self.rows) * u64::from(self.row_stride()) * 8
+        self.spec.parts(self.rows).behind
     }
 
-    /// Bytes of the table's buffer: the rows, and 16 more whose first word counts faults.
+    /// Bytes of the table's buffer. Behind the rows stand 16, whose first word counts faults and whose second one counts tokens without a
+    /// slot; then slots, and then query scales, where it has any.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.row_bytes() + 16
+        self.spec.parts(self.rows).end
+    }
+
+    /// Tokens that there is room for slots of.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.spec.slots
+    }
+
+    /// The byte at which slots start: an i32 for each token, -1 for none, padded to 16 bytes.
+    #[must_use]
+    pub fn slots_start(&self) -> u64 {
+        self.spec.parts(self.rows).slots
+    }
+
+    /// The byte at which query scales start: two words for each row, the bits of an f32 and 0, padded to 16 bytes. The end of a table that
+    /// has none.
+    #[must_use]
+    pub fn scales_start(&self) -> u64 {
+        self.spec.parts(self.rows).scales
     }
 
     /// Which way the table turns.
@@ -258,7 +349,9 @@ impl TablePlan {
 
     /// The words of the frequencies' buffer (binding 1). For each pair: four words of its rate in turns, least significant
     /// first; its sign in the top bit of the fifth; its axis; the bits of its f32 frequency; one word of padding. For f32 angles four
-    /// words of each power of two from 2^-123 to 2^24 radians in turns follow. Empty for a cache.
+    /// words of each power of two from 2^-123 to 2^24 radians in turns follow. With a query scale there follow its step, its offset, the
+    /// index of its last value, the index in the table (in entries) of the first row's scale, and the bits of its values, padded to whole
+    /// fours. Empty for a cache.
     #[must_use]
     pub fn pairs(&self) -> &[u32] {
         &self.pairs
@@ -292,7 +385,7 @@ impl TablePlan {
     /// multiple of 4), ignored for a constant start; `cache` the bytes at which a cache's cos and sin start, ignored for frequencies.
     ///
     /// # Errors
-    /// [`RopeError::Buffer`] for an unaligned start, no position at all, a run of 0 rows, or coordinates without f32 angles;
+    /// [`RopeError::Buffer`] for an unaligned start, no position at all, a run of 0 rows, or coordinates without f32 angles or with a query scale;
     /// [`RopeError::Limit`] where the positions are more than a binding; [`RopeError::Count`] where it would take thousands of
     /// dispatches.
     pub fn fill(
@@ -328,6 +421,13 @@ impl TablePlan {
                 "exact angles or a cache".into(),
             ));
         }
+        let scaled = self.spec.query_scale.is_some();
+        if coordinates && scaled {
+            return Err(fault(
+                "coordinates have no query scale",
+                "a table with one".into(),
+            ));
+        }
         if !counted && !positions.start.is_multiple_of(4) {
             return Err(fault(
                 "byte offset must be a multiple of 4",
@@ -345,16 +445,6 @@ impl TablePlan {
             });
         }
 
-        let alignment = self.limits.alignment();
-        // What is bound begins on the alignment; the rest of the offset is counted in words.
-        let aligned = |bytes: Range<u64>, operand: &'static str| -> Result<(Range<u64>, u32)> {
-            let bound = bytes.start / alignment * alignment..bytes.end;
-            self.limits
-                .check_binding(operand, bound.end - bound.start)?;
-            let first = u32::try_from((bytes.start - bound.start) / 4)
-                .map_err(|_| RopeError::overflow(operand, "offset must fit u32"))?;
-            Ok((bound, first))
-        };
         let mut bindings = vec![
             PlannedBinding::new(0, Resource::Uniform, 0..UNIFORM_WORDS * 4),
             PlannedBinding::new(2, Resource::Rows, 0..self.bytes()),
@@ -366,7 +456,7 @@ impl TablePlan {
                 + u64::from((rows - 1) / run) * u64::from(id_stride);
             let read = positions.start..positions.start + (last + 1) * 4;
             let bound;
-            (bound, first) = aligned(read, "positions")?;
+            (bound, first) = self.bound("positions", read)?;
             bindings.push(PlannedBinding::new(3, Resource::Positions, bound));
         }
         let mut cached = [0; 4];
@@ -386,7 +476,7 @@ impl TablePlan {
                 let end = start
                     .checked_add(bytes)
                     .ok_or_else(|| RopeError::overflow("cache", "byte offsets must fit u64"))?;
-                let (bound, first) = aligned(start..end, "cache")?;
+                let (bound, first) = self.bound("cache", start..end)?;
                 *slot = first;
                 bindings.push(PlannedBinding::new(binding, resource, bound));
             }
@@ -437,6 +527,7 @@ impl TablePlan {
                     ("ELEMENT", element.constant()),
                     ("BACKWARD", flag(self.direction() != Direction::Forward)),
                     ("DIVIDED", flag(self.direction() == Direction::Inverse)),
+                    ("QUERY_SCALE", flag(scaled)),
                 ],
                 uniform: vec![
                     rows,
@@ -467,9 +558,25 @@ impl TablePlan {
             })
             .collect())
     }
+
+    /// What is bound for some bytes of a buffer, which begins on the alignment, and the rest of the offset in words.
+    pub(super) fn bound(
+        &self,
+        operand: &'static str,
+        bytes: Range<u64>,
+    ) -> Result<(Range<u64>, u32)> {
+        let alignment = self.limits.alignment();
+        let bound = bytes.start / alignment * alignment..bytes.end;
+        self.limits
+            .check_binding(operand, bound.end - bound.start)?;
+        let first = u32::try_from((bytes.start - bound.start) / 4)
+            .map_err(|_| RopeError::overflow(operand, "offset must fit u32"))?;
+        Ok((bound, first))
+    }
 }
 
-const UNIFORM_WORDS: u64 = 20;
+/// Words of the uniform buffers of `shaders/table.wgsl` and `shaders/slots.wgsl`.
+pub(super) const UNIFORM_WORDS: u64 = 20;
 
 /// The words of [`TablePlan::pairs`].
 fn pair_words(frequencies: &Frequencies, angles: Angles, direction: Direction) -> Result<Vec<u32>> {

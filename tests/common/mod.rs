@@ -11,6 +11,7 @@
 
 pub mod case;
 pub mod exact;
+pub mod layer;
 
 use std::sync::LazyLock;
 
@@ -79,18 +80,55 @@ pub fn values(random: &mut fastrand::Rng, count: usize) -> Vec<f32> {
         .collect()
 }
 
-/// All words of a table's rows, padding and unfilled rows included, and its count of faults.
+/// All words of a table's rows, padding and unfilled rows included, and its count of faults. It has nothing else.
 pub fn table_words(context: &GpuContext, table: &CosSinTable) -> (Vec<[u32; 2]>, u32) {
-    let count = usize::try_from(table.plan().bytes() / 8).unwrap();
-    let mut all: Vec<[u32; 2]> = context.read_blocking(table.buffer(), count).unwrap();
-    let behind = all.split_off(count - 2);
-    let faults = behind[0][0];
-    assert_eq!(behind, [[faults, 0], [0, 0]], "{}", name(context));
+    let whole = whole_table(context, table);
+    assert_eq!(whole.skipped, 0, "{}", name(context));
+    assert_eq!((whole.slots, whole.scales), (vec![], vec![]));
+    (whole.rows, whole.faults)
+}
+
+/// All that is in a table's buffer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WholeTable {
+    /// Padding and unfilled rows included.
+    pub rows: Vec<[u32; 2]>,
+    pub faults: u32,
+    pub skipped: u32,
+    /// With their padding.
+    pub slots: Vec<i32>,
+    pub scales: Vec<[u32; 2]>,
+}
+
+pub fn whole_table(context: &GpuContext, table: &CosSinTable) -> WholeTable {
+    let plan = table.plan();
+    let at = |bytes: u64| usize::try_from(bytes / 8).unwrap();
+    assert!(plan.bytes().is_multiple_of(16));
+    let mut rows: Vec<[u32; 2]> = context
+        .read_blocking(table.buffer(), at(plan.bytes()))
+        .unwrap();
+    assert_eq!(table.buffer().size(), plan.bytes());
+    let scales = rows.split_off(at(plan.scales_start()));
+    let slots = rows.split_off(at(plan.slots_start()));
+    let counts = rows.split_off(at(plan.row_bytes()));
+    let [[faults, skipped], [0, 0]] = counts[..] else {
+        panic!("{counts:?} on {}", name(context));
+    };
     assert_eq!(
         pollster::block_on(context.read_faults(table)).unwrap(),
         faults
     );
-    (all, faults)
+    assert_eq!(
+        pollster::block_on(context.read_skipped(table)).unwrap(),
+        skipped
+    );
+    WholeTable {
+        rows,
+        faults,
+        skipped,
+        slots: bytemuck::cast_slice(slots.as_flattened()).to_vec(),
+        scales,
+    }
 }
 
 /// The bits of rows of `width` entries, with the padding of a table.

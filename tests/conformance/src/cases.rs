@@ -3,12 +3,14 @@
 
 use wgpu_rope::config::AxisRun;
 use wgpu_rope::half::{bf16, f16};
+use wgpu_rope::reference::SlotLists;
 use wgpu_rope::{
     Angles, Axes, AxisOrder, CacheLayout, Direction, Element, ElementType, Frequencies, HeadLayout,
-    Limits, Pair, Pairing, Placement, RopeConfig, Rows, Scaling, TableSpec,
+    Limits, Pages, Pair, Pairing, Placement, QueryScale, RopeConfig, Rows, Scaling,
+    SlotPositionSource, SlotRule, SlotSource, TableSpec,
 };
 
-use crate::list::{Copied, Fill, List, Rotation, Shape, Source};
+use crate::list::{Copied, Fill, List, Rotation, Shape, Slots, Source};
 use crate::vectors::{Failure, Vectors};
 
 const ELEMENTS: [(&str, ElementType); 3] = [
@@ -48,6 +50,8 @@ pub fn vectors() -> Result<Vectors, Failure> {
     axes(&mut list)?;
     paths(&mut list)?;
     one_buffer(&mut list)?;
+    slots(&mut list)?;
+    query_scales(&mut list)?;
     Ok(list.finish())
 }
 
@@ -276,6 +280,145 @@ fn caches(list: &mut List) -> Result<(), Failure> {
     add::<f32>(list, "f32")?;
     add::<f16>(list, "f16")?;
     add::<bf16>(list, "bf16")
+}
+
+/// Slots of a cache: every source, and lists of which a part is garbage.
+fn slots(list: &mut List) -> Result<(), Failure> {
+    let group = "slots";
+    let limits = Limits::default();
+    // Of eight values five below the limit, one a little past it, one of either sign and any size, and -1.
+    let mut lists = |limit: u32, count: u32| -> Vec<i32> {
+        (0..count)
+            .map(|_| {
+                let word = list.random();
+                match (word >> 8) & 7 {
+                    0 => -1,
+                    1 => word.cast_signed(),
+                    2 => (limit + (word >> 16) % 3).cast_signed(),
+                    _ => ((word >> 11) % limit).cast_signed(),
+                }
+            })
+            .collect()
+    };
+    let mapping = lists(96, 150);
+    let (positions, sequences) = (lists(60, 150), lists(3, 150));
+    let block_table = lists(11, 12);
+    let pages = Pages {
+        page_size: 16,
+        pages: 11,
+        pages_per_sequence: 4,
+    };
+    let rules = [
+        ("contiguous", SlotRule::contiguous(3, 50)?),
+        ("ring", SlotRule::contiguous(3, 50)?.with_ring(13, 4)?),
+        ("paged", SlotRule::paged(3, pages)?),
+        ("paged ring", SlotRule::paged(3, pages)?.with_ring(37, 1)?),
+        ("large", SlotRule::contiguous(1, i32::MAX.cast_unsigned())?),
+    ];
+    let given = SlotLists {
+        positions: &positions,
+        sequences: &sequences,
+        block_table: &block_table,
+    };
+    let mut add = |name: &str, source, lists, limits| {
+        let slots = Slots {
+            source,
+            lists,
+            limits,
+        };
+        list.slots(group, name, slots)
+    };
+    for (batch, tokens) in [(1, 150), (70, 2)] {
+        let source = SlotSource::Listed {
+            batch,
+            tokens,
+            capacity: 96,
+        };
+        let lists = SlotLists {
+            positions: &mapping,
+            ..SlotLists::default()
+        };
+        add(&format!("listed, batch of {batch}"), source, lists, limits)?;
+    }
+    let kinds = [
+        ("from -5", SlotPositionSource::From(-5)),
+        ("from the end", SlotPositionSource::From(i32::MAX - 7)),
+        ("start", SlotPositionSource::Start),
+        ("start per sequence", SlotPositionSource::StartPerSequence),
+        ("shared ids", SlotPositionSource::SharedIds),
+        ("ids", SlotPositionSource::Ids),
+        ("ragged", SlotPositionSource::Ragged),
+    ];
+    for (rule_name, rule) in rules {
+        for (name, positions) in kinds {
+            let source = SlotSource::Placed {
+                rule,
+                tokens: 45,
+                positions,
+            };
+            add(&format!("{rule_name}, {name}"), source, given, limits)?;
+        }
+    }
+    let narrow = Limits {
+        max_compute_workgroups_per_dimension: 7,
+        ..limits
+    };
+    let source = SlotSource::Placed {
+        rule: rules[2].1,
+        tokens: 45,
+        positions: SlotPositionSource::Ids,
+    };
+    add("several dispatches", source, given, narrow)
+}
+
+/// Query scales of rows, at both ends of the positions and at both ends of what is added to them.
+fn query_scales(list: &mut List) -> Result<(), Failure> {
+    let group = "query scale";
+    let values = (0..11_u8).map(|k| 1.5 - f32::from(k) * 0.3).collect();
+    let scales = [
+        ("Llama 4", QueryScale::llama4(8192, 0.1, 1 << 20)?),
+        (
+            "Ministral 3",
+            QueryScale::ministral3(0.1, 16_384, 262_143)?.times(0.088_388_347_648_318_44)?,
+        ),
+        ("listed", QueryScale::from_values(values, 3, -2)?),
+        (
+            "largest",
+            QueryScale::from_values(vec![2.0, 3.0, 4.0, 5.0], 1 << 30, i32::MAX)?,
+        ),
+        (
+            "least",
+            QueryScale::from_values(vec![2.0, 3.0, 4.0, 5.0], u32::MAX, i32::MIN)?,
+        ),
+    ];
+    let frequencies = ladder(3, 1.0)?;
+    let mut add = |name: &str, spec: &TableSpec, source, rows, limits| {
+        let fill = Fill {
+            spec,
+            frequencies: &frequencies,
+            source,
+            rows,
+            limits,
+        };
+        list.fill(group, name, fill)
+    };
+    let limits = Limits::default();
+    let narrow = Limits {
+        max_compute_workgroups_per_dimension: 7,
+        ..limits
+    };
+    for (name, scale) in scales {
+        let spec = TableSpec::new(&frequencies)
+            .with_query_scale(scale)
+            .with_slots(5);
+        let listed = Source::Runs(&IDS, 1);
+        add(&format!("{name}, ids"), &spec, listed, 18, limits)?;
+        let counted = Source::From(-6);
+        add(&format!("{name}, counted"), &spec, counted, 33, narrow)?;
+        let angles = spec.with_angles(Angles::F32);
+        add(&format!("{name}, f32 angles"), &angles, listed, 17, limits)?;
+    }
+    Ok(())
 }
 
 /// A query of 8 heads and a key of 2 as models have them.

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use wgpu_rope::half::{bf16, f16};
+use wgpu_rope::reference::SlotLists;
 use wgpu_rope::{
     AxisOrder, CacheLayout, Element, ElementType, Frequencies, HeadLayout, Limits, Placement,
-    PlannedDispatch, PositionSource, ROTATE_WGSL, Resource, RopeConfig, RopePlan, RotateSpec,
-    RowPositions, Rows, TABLE_WGSL, TablePlan, TableSpec, reference, turns,
+    PlannedDispatch, PositionSource, QueryScale, ROTATE_WGSL, Resource, RopeConfig, RopePlan,
+    RotateSpec, RowPositions, Rows, SlotRanges, SlotSource, TABLE_WGSL, TablePlan, TableSpec,
+    reference, turns,
 };
 
 use crate::vectors::{Access, Binding, Buffer, Dispatch, Failure, Values, Vector, Vectors};
@@ -52,6 +54,24 @@ pub(crate) struct Copied<'a, T> {
     pub(crate) ids: Option<&'a [i32]>,
     /// Entries that cannot be divided, of the rows that are copied.
     pub(crate) undivided: u32,
+}
+
+/// What fills make of a table's buffer.
+#[derive(Debug, Clone, Copy, Default)]
+struct Filled<'a> {
+    entries: &'a [[u32; 2]],
+    faults: u32,
+    skipped: u32,
+    slots: &'a [i32],
+    scales: &'a [f32],
+}
+
+/// A fill of slots, behind rows that nobody fills.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slots<'a> {
+    pub(crate) source: SlotSource,
+    pub(crate) lists: SlotLists<'a>,
+    pub(crate) limits: Limits,
 }
 
 /// What chooses heads of an invocation, its workgroup, and the like.
@@ -253,27 +273,25 @@ impl List {
         };
         let listed = words.as_ref().map_or(0, Vec::len);
         let served = plan.rows_served(kind, listed as u64);
-        let mut expected = match source {
-            Source::From(start) => {
-                let ids: Vec<_> = (0..rows.cast_signed())
-                    .map(|row| start.wrapping_add(row))
-                    .collect();
-                reference::table(spec, (&ids).into())?
-            }
-            Source::Runs(ids, run) => {
-                let count =
-                    |&start: &i32| (0..run.cast_signed()).map(move |row| start.wrapping_add(row));
-                let ids: Vec<_> = ids.iter().flat_map(count).collect();
-                reference::table(spec, (&ids).into())?
-            }
-            Source::PerAxis(ids, order) => {
-                reference::table(spec, RowPositions::IdsPerAxis(ids, order))?
-            }
-            Source::Coordinates(values, order) => {
-                reference::table(spec, RowPositions::Coordinates(values, order))?
-            }
+        let count =
+            |start: i32, run: u32| (0..run.cast_signed()).map(move |row| start.wrapping_add(row));
+        let ids: Vec<_> = match source {
+            Source::From(start) => count(start, rows).collect(),
+            Source::Runs(ids, run) => ids.iter().flat_map(|&start| count(start, run)).collect(),
+            _ => Vec::new(),
         };
+        let positions = match source {
+            Source::PerAxis(ids, order) => RowPositions::IdsPerAxis(ids, order),
+            Source::Coordinates(values, order) => RowPositions::Coordinates(values, order),
+            _ => RowPositions::Ids(&ids),
+        };
+        let mut expected = reference::table(spec, positions)?;
         expected.truncate(served as usize * frequencies.len());
+        let mut scales = match spec.query_scale() {
+            Some(_) => reference::query_scales(spec, positions)?,
+            None => Vec::new(),
+        };
+        scales.truncate(served as usize);
         // One for each pair that has no angle.
         let mut faults = 0;
         if let Source::Coordinates(values, order) = source {
@@ -301,7 +319,13 @@ impl List {
             .iter()
             .map(|entry| entry.map(f32::to_bits))
             .collect();
-        let table = self.add_rows(vector, &plan, within, &bits, faults);
+        let filled = Filled {
+            entries: &bits,
+            faults,
+            scales: &scales,
+            ..Filled::default()
+        };
+        let table = self.add_rows(vector, &plan, within, filled);
         for planned in plan.fill(kind, range, [0; 2])? {
             self.dispatch(
                 vector,
@@ -318,31 +342,95 @@ impl List {
         Ok(table)
     }
 
-    /// The buffer of a table: canaries where no entry is written.
+    /// The buffer of a table: canaries where nothing is written.
     fn add_rows(
         &mut self,
         vector: &mut Vector,
         plan: &TablePlan,
         within: (Values, f64),
-        entries: &[[u32; 2]],
-        faults: u32,
+        filled: Filled<'_>,
     ) -> usize {
         let (width, stride) = (plan.width() as usize, plan.row_stride() as usize);
-        let mut words = vec![CANARY; plan.rows() as usize * stride * 2];
-        let behind = |faults| [faults, CANARY, CANARY, CANARY];
-        // Faults are added to what is there.
-        let initial = [&words[..], &behind(5)].concat();
-        for (row, entries) in entries.chunks(width).enumerate() {
-            let row = &mut words[row * stride * 2..][..width * 2];
+        let word = |bytes: u64| usize::try_from(bytes / 4).unwrap_or(usize::MAX);
+        let mut initial = vec![CANARY; word(plan.bytes())];
+        // Faults are added to what is there, and so are skipped tokens.
+        let counts = word(plan.row_bytes());
+        initial[counts] = 5;
+        let mut expected = initial.clone();
+        for (row, entries) in filled.entries.chunks(width).enumerate() {
+            let row = &mut expected[row * stride * 2..][..width * 2];
             row.copy_from_slice(entries.as_flattened());
         }
-        let expected = [&words[..], &behind(5 + faults)].concat();
+        expected[counts] += filled.faults;
+        expected[counts + 1] = CANARY.wrapping_add(filled.skipped);
+        for (at, slot) in filled.slots.iter().enumerate() {
+            expected[word(plan.slots_start()) + at] = slot.cast_unsigned();
+        }
+        for (row, scale) in filled.scales.iter().enumerate() {
+            let entry = &mut expected[word(plan.scales_start()) + 2 * row..][..2];
+            entry.copy_from_slice(&[scale.to_bits(), 0]);
+        }
         self.output(
             vector,
             within,
             bytemuck::cast_slice(&initial),
             bytemuck::cast_slice(&expected),
         )
+    }
+
+    /// The slots of a table, and what is around them.
+    pub(crate) fn slots(
+        &mut self,
+        group: &str,
+        name: &str,
+        slots: Slots<'_>,
+    ) -> Result<(), Failure> {
+        let Slots {
+            source,
+            lists,
+            limits,
+        } = slots;
+        let mut vector = Self::vector(group, name);
+        let (made, skipped) = reference::slots(&source, lists)?;
+        // Room for some more, and rows and scales that are left alone.
+        let frequencies = Frequencies::new(&RopeConfig::new(6))?;
+        let spec = TableSpec::new(&frequencies)
+            .with_slots(u32::try_from(made.len())? + 3)
+            .with_query_scale(QueryScale::from_values(vec![1.0], 1, 0)?);
+        let plan = TablePlan::new(&spec, 3, &limits)?;
+        // Each list in a buffer of its own, past the first alignment and not on the next one.
+        let mut list = |lead: usize, list: &[i32]| {
+            let buffer = self.input(
+                &mut vector,
+                &[vec![CANARY; lead], of_i32(list), vec![CANARY]].concat(),
+            );
+            (buffer, lead as u64 * 4..(lead + list.len()) as u64 * 4)
+        };
+        let (positions, position_bytes) = list(67, lists.positions);
+        let (sequences, sequence_bytes) = list(2, lists.sequences);
+        let (block_table, page_bytes) = list(129, lists.block_table);
+        let filled = Filled {
+            skipped,
+            slots: &made,
+            ..Filled::default()
+        };
+        let table = self.add_rows(&mut vector, &plan, (Values::U32, 0.0), filled);
+        let ranges = SlotRanges {
+            positions: position_bytes,
+            sequences: sequence_bytes,
+            block_table: page_bytes,
+        };
+        for planned in plan.fill_slots(&source, &ranges)? {
+            let buffer = |resource| match resource {
+                Resource::SlotMapping | Resource::Positions => positions,
+                Resource::Sequences => sequences,
+                Resource::BlockTable => block_table,
+                _ => table,
+            };
+            self.dispatch(&mut vector, "table", &planned, source.tokens(), buffer)?;
+        }
+        self.vectors.vectors.push(vector);
+        Ok(())
     }
 
     /// The rows of a table from a caller's own cos and sin.
@@ -395,13 +483,13 @@ impl List {
         };
         let (cos, sin) = (side(leads[0], cos), side(leads[1], sin));
         let positions = ids.map(|ids| self.input(&mut vector, &of_i32(ids)));
-        let table = self.add_rows(
-            &mut vector,
-            &plan,
-            (Values::F32, table_within(2.0)),
-            &expected,
+        let within = (Values::F32, table_within(2.0));
+        let filled = Filled {
+            entries: &expected,
             faults,
-        );
+            ..Filled::default()
+        };
+        let table = self.add_rows(&mut vector, &plan, within, filled);
         let source = ids.map_or(PositionSource::From(0), |_| PositionSource::Runs(1));
         let starts = leads.map(|lead| lead as u64 * 4);
         for planned in plan.fill(source, 0..rows.len() as u64 * 4, starts)? {
