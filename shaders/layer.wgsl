@@ -19,13 +19,13 @@
 //
 // Override constants; those with a name of a stream exist for each
 //   WORKGROUP    invocations along x
-//   QUERY_DIM    channels of a head
+//   QUERY_DIM    channels of a head; 0 where there is no such stream
 //   QUERY_FROM, QUERY_TO            binding - 3 of source and destination
 //   QUERY_FROM_TYPE, QUERY_TO_TYPE  element type: 0 f32, 1 f16, 2 bf16; channels only: 3 blocks of 32 with an f16 scale, 4 int8
 //   QUERY_FROM_SCALES, QUERY_TO_SCALES  binding - 3 of the scales of int8 (channels only)
 //   QUERY_FROM_SLOTS, QUERY_TO_SLOTS    tokens stand in slots that are listed, else by batch entry and token
 //   QUERY_LANES  invocations that share a head (octets)
-//   QUERY_AT_ONCE, QUERY_ROUNDS  heads that an invocation loads before it stores the first of them, 1 to 4, and how often it does so (octets)
+//   QUERY_ROUNDS heads that an invocation takes one after the other (octets)
 //   QUERY_NORM   0 none, 1 no weights, 2 weights, 3 weights that 1 is added to
 //   QUERY_ADDS   what is in the destination is added to
 //   QUERY_SCALE  0 none, 1 one factor, 2 one for each row
@@ -38,7 +38,7 @@
 //   KEEP         pairs with the entry (1, 0) are not rotated either
 //   INTERLEAVED, WRITES_INTERLEAVED  as in rotate.wgsl
 //   PAIRED       a head is whole pairs of octets, and so is the window in it
-//   SUMS, FACTORS  sums of pairs of octets that a workgroup keeps, and factors of norms: 4 for each head side by side (octets)
+//   SUMS         sums of pairs of octets that a workgroup keeps
 //   STAGED, BLOCKS  channels of a head that are kept, and scales (channels only)
 //
 // Entry points
@@ -88,9 +88,6 @@ override VALUE_LANES: u32 = 8u;
 override QUERY_ROUNDS: u32 = 1u;
 override KEY_ROUNDS: u32 = 1u;
 override VALUE_ROUNDS: u32 = 1u;
-override QUERY_AT_ONCE: u32 = 1u;
-override KEY_AT_ONCE: u32 = 1u;
-override VALUE_AT_ONCE: u32 = 1u;
 override QUERY_NORM: u32 = 0u;
 override KEY_NORM: u32 = 0u;
 override VALUE_NORM: u32 = 0u;
@@ -108,7 +105,6 @@ override KEEP: bool = false;
 override INTERLEAVED: bool = false;
 override WRITES_INTERLEAVED: bool = false;
 override SUMS: u32 = 1u;
-override FACTORS: u32 = 4u;
 override PAIRED: bool = false;
 override BLOCKS: u32 = 1u;
 override STAGED: u32 = 1u;
@@ -200,28 +196,12 @@ fn norm_of(stream: u32) -> u32 {
     return vec3(QUERY_NORM, KEY_NORM, VALUE_NORM)[stream];
 }
 
-fn from_of(stream: u32) -> u32 {
-    return vec3(QUERY_FROM, KEY_FROM, VALUE_FROM)[stream];
-}
-
-fn to_of(stream: u32) -> u32 {
-    return vec3(QUERY_TO, KEY_TO, VALUE_TO)[stream];
-}
-
 fn from_type(stream: u32) -> u32 {
     return vec3(QUERY_FROM_TYPE, KEY_FROM_TYPE, VALUE_FROM_TYPE)[stream];
 }
 
 fn to_type(stream: u32) -> u32 {
     return vec3(QUERY_TO_TYPE, KEY_TO_TYPE, VALUE_TO_TYPE)[stream];
-}
-
-fn from_scales(stream: u32) -> u32 {
-    return vec3(QUERY_FROM_SCALES, KEY_FROM_SCALES, VALUE_FROM_SCALES)[stream];
-}
-
-fn to_scales(stream: u32) -> u32 {
-    return vec3(QUERY_TO_SCALES, KEY_TO_SCALES, VALUE_TO_SCALES)[stream];
 }
 
 fn from_slots(stream: u32) -> bool {
@@ -238,10 +218,6 @@ fn lanes_of(stream: u32) -> u32 {
 
 fn rounds_of(stream: u32) -> u32 {
     return vec3(QUERY_ROUNDS, KEY_ROUNDS, VALUE_ROUNDS)[stream];
-}
-
-fn at_once_of(stream: u32) -> u32 {
-    return vec3(QUERY_AT_ONCE, KEY_AT_ONCE, VALUE_AT_ONCE)[stream];
 }
 
 fn adds(stream: u32) -> bool {
@@ -302,11 +278,6 @@ fn sum_of_squares(octet: Octet) -> f32 {
     return barrier_of_one(two.x + two.y);
 }
 
-fn sum_of_chains(chains: vec4<f32>) -> f32 {
-    let two = barrier(vec4(chains.xy + chains.zw, 0.0, 0.0));
-    return barrier_of_one(two.x + two.y);
-}
-
 /// What channels are multiplied by, given the sum of their squares.
 fn norm_factor(stream: u32, sum: f32) -> f32 {
     let mean = barrier_of_one(sum * bitcast<f32>(params.streams[stream].mean));
@@ -316,48 +287,160 @@ fn norm_factor(stream: u32, sum: f32) -> f32 {
 
 // ---- octets ----
 
-fn load(binding: u32, at: u32) -> vec4<u32> {
-    if (binding == 0u) { return quads_0[at]; }
-    if (binding == 1u) { return quads_1[at]; }
-    if (binding == 2u) { return quads_2[at]; }
-    if (binding == 3u) { return quads_3[at]; }
-    if (binding == 4u) { return quads_4[at]; }
+// Which binding a tensor has is decided in functions that nothing but constants enters: compilers drop what is not needed there before they
+// put functions into each other.
+
+fn load_query(at: u32) -> vec4<u32> {
+    if (QUERY_FROM == 0u) { return quads_0[at]; }
+    if (QUERY_FROM == 1u) { return quads_1[at]; }
+    if (QUERY_FROM == 2u) { return quads_2[at]; }
+    if (QUERY_FROM == 3u) { return quads_3[at]; }
+    if (QUERY_FROM == 4u) { return quads_4[at]; }
     return quads_5[at];
 }
 
-fn store(binding: u32, at: u32, words: vec4<u32>) {
-    if (binding == 0u) { quads_0[at] = words; }
-    if (binding == 1u) { quads_1[at] = words; }
-    if (binding == 2u) { quads_2[at] = words; }
-    if (binding == 3u) { quads_3[at] = words; }
-    if (binding == 4u) { quads_4[at] = words; }
-    if (binding == 5u) { quads_5[at] = words; }
+fn load_key(at: u32) -> vec4<u32> {
+    if (KEY_FROM == 0u) { return quads_0[at]; }
+    if (KEY_FROM == 1u) { return quads_1[at]; }
+    if (KEY_FROM == 2u) { return quads_2[at]; }
+    if (KEY_FROM == 3u) { return quads_3[at]; }
+    if (KEY_FROM == 4u) { return quads_4[at]; }
+    return quads_5[at];
 }
 
-/// The n-th octet of a head of a type.
-fn load_octet(binding: u32, element: u32, head: u32, n: u32) -> Octet {
+fn load_value(at: u32) -> vec4<u32> {
+    if (VALUE_FROM == 0u) { return quads_0[at]; }
+    if (VALUE_FROM == 1u) { return quads_1[at]; }
+    if (VALUE_FROM == 2u) { return quads_2[at]; }
+    if (VALUE_FROM == 3u) { return quads_3[at]; }
+    if (VALUE_FROM == 4u) { return quads_4[at]; }
+    return quads_5[at];
+}
+
+fn reload_query(at: u32) -> vec4<u32> {
+    if (QUERY_TO == 0u) { return quads_0[at]; }
+    if (QUERY_TO == 1u) { return quads_1[at]; }
+    if (QUERY_TO == 2u) { return quads_2[at]; }
+    if (QUERY_TO == 3u) { return quads_3[at]; }
+    if (QUERY_TO == 4u) { return quads_4[at]; }
+    return quads_5[at];
+}
+
+fn reload_key(at: u32) -> vec4<u32> {
+    if (KEY_TO == 0u) { return quads_0[at]; }
+    if (KEY_TO == 1u) { return quads_1[at]; }
+    if (KEY_TO == 2u) { return quads_2[at]; }
+    if (KEY_TO == 3u) { return quads_3[at]; }
+    if (KEY_TO == 4u) { return quads_4[at]; }
+    return quads_5[at];
+}
+
+fn reload_value(at: u32) -> vec4<u32> {
+    if (VALUE_TO == 0u) { return quads_0[at]; }
+    if (VALUE_TO == 1u) { return quads_1[at]; }
+    if (VALUE_TO == 2u) { return quads_2[at]; }
+    if (VALUE_TO == 3u) { return quads_3[at]; }
+    if (VALUE_TO == 4u) { return quads_4[at]; }
+    return quads_5[at];
+}
+
+fn store_query(at: u32, words: vec4<u32>) {
+    if (QUERY_TO == 0u) { quads_0[at] = words; }
+    if (QUERY_TO == 1u) { quads_1[at] = words; }
+    if (QUERY_TO == 2u) { quads_2[at] = words; }
+    if (QUERY_TO == 3u) { quads_3[at] = words; }
+    if (QUERY_TO == 4u) { quads_4[at] = words; }
+    if (QUERY_TO == 5u) { quads_5[at] = words; }
+}
+
+fn store_key(at: u32, words: vec4<u32>) {
+    if (KEY_TO == 0u) { quads_0[at] = words; }
+    if (KEY_TO == 1u) { quads_1[at] = words; }
+    if (KEY_TO == 2u) { quads_2[at] = words; }
+    if (KEY_TO == 3u) { quads_3[at] = words; }
+    if (KEY_TO == 4u) { quads_4[at] = words; }
+    if (KEY_TO == 5u) { quads_5[at] = words; }
+}
+
+fn store_value(at: u32, words: vec4<u32>) {
+    if (VALUE_TO == 0u) { quads_0[at] = words; }
+    if (VALUE_TO == 1u) { quads_1[at] = words; }
+    if (VALUE_TO == 2u) { quads_2[at] = words; }
+    if (VALUE_TO == 3u) { quads_3[at] = words; }
+    if (VALUE_TO == 4u) { quads_4[at] = words; }
+    if (VALUE_TO == 5u) { quads_5[at] = words; }
+}
+
+fn load(stream: u32, at: u32) -> vec4<u32> {
+    if (stream == QUERY) { return load_query(at); }
+    if (stream == KEY) { return load_key(at); }
+    return load_value(at);
+}
+
+/// What is in the destination.
+fn reload(stream: u32, at: u32) -> vec4<u32> {
+    if (stream == QUERY) { return reload_query(at); }
+    if (stream == KEY) { return reload_key(at); }
+    return reload_value(at);
+}
+
+fn store(stream: u32, at: u32, words: vec4<u32>) {
+    if (stream == QUERY) { store_query(at, words); }
+    if (stream == KEY) { store_key(at, words); }
+    if (stream == VALUE) { store_value(at, words); }
+}
+
+/// Eight channels of 16 or 32 bits; those of 16 are in the first four words.
+fn octet_of(element: u32, first: vec4<u32>, second: vec4<u32>) -> Octet {
     if (element == F32) {
-        let at = head + 2u * n;
-        return Octet(bitcast<vec4<f32>>(load(binding, at)), bitcast<vec4<f32>>(load(binding, at + 1u)));
+        return Octet(bitcast<vec4<f32>>(first), bitcast<vec4<f32>>(second));
     }
-    let words = load(binding, head + n);
-    let even = widened_from(element, low(words));
-    let odd = widened_from(element, high(words));
+    let even = widened_from(element, low(first));
+    let odd = widened_from(element, high(first));
     return Octet(vec4(even.x, odd.x, even.y, odd.y), vec4(even.z, odd.z, even.w, odd.w));
 }
 
-fn store_octet(binding: u32, element: u32, head: u32, n: u32, octet: Octet) {
+/// From an octet to the next.
+fn quads_of(element: u32) -> u32 {
+    return select(1u, 2u, element == F32);
+}
+
+/// The n-th octet of a head.
+fn load_octet(stream: u32, head: u32, n: u32) -> Octet {
+    let element = from_type(stream);
+    let at = head + n * quads_of(element);
+    let first = load(stream, at);
+    var second = first;
     if (element == F32) {
-        let at = head + 2u * n;
-        store(binding, at, bitcast<vec4<u32>>(octet.a));
-        store(binding, at + 1u, bitcast<vec4<u32>>(octet.b));
-        return;
+        second = load(stream, at + 1u);
     }
+    return octet_of(element, first, second);
+}
+
+fn reload_octet(stream: u32, head: u32, n: u32) -> Octet {
+    let element = to_type(stream);
+    let at = head + n * quads_of(element);
+    let first = reload(stream, at);
+    var second = first;
+    if (element == F32) {
+        second = reload(stream, at + 1u);
+    }
+    return octet_of(element, first, second);
+}
+
+fn store_octet(stream: u32, head: u32, n: u32, octet: Octet) {
+    let element = to_type(stream);
+    let at = head + n * quads_of(element);
     let a = bitcast<vec4<u32>>(octet.a);
     let b = bitcast<vec4<u32>>(octet.b);
-    let even = narrowed_to(element, vec4(a.xz, b.xz));
-    let odd = narrowed_to(element, vec4(a.yw, b.yw));
-    store(binding, head + n, joined(even, odd));
+    if (element == F32) {
+        store(stream, at, a);
+        store(stream, at + 1u, b);
+    } else {
+        let even = narrowed_to(element, vec4(a.xz, b.xz));
+        let odd = narrowed_to(element, vec4(a.yw, b.yw));
+        store(stream, at, joined(even, odd));
+    }
 }
 
 /// The weights of an octet.
@@ -553,92 +636,49 @@ fn place_of(stream: u32, token: u32, batch: u32, local: u32) -> Place {
     return out;
 }
 
-// Loads of several heads come before the first store, and one barrier serves them all. Each is in a variable with a name: see
-// rotate.wgsl.
-
-/// The octets of a lane in several heads, and what the norm multiplies each head by.
-struct Heads {
-    h0: Octets,
-    h1: Octets,
-    h2: Octets,
-    h3: Octets,
-    factors: vec4<f32>,
-}
-
-/// The n-th head that an invocation has at once.
-fn head_of(stream: u32, group: u32, round: u32, n: u32, local: u32) -> u32 {
-    return ((group * rounds_of(stream) + round) * at_once_of(stream) + n) * step_of(stream) + slot_of(stream, local);
+/// The head of an invocation in a round.
+fn head_of(stream: u32, group: u32, round: u32, local: u32) -> u32 {
+    return (group * rounds_of(stream) + round) * step_of(stream) + slot_of(stream, local);
 }
 
 fn load_head(stream: u32, place: Place, head: u32) -> Octets {
     var out: Octets;
     if (head < place.heads) {
         let at = place.source + head * params.streams[stream].source.head_stride;
-        out.first = load_octet(from_of(stream), from_type(stream), at, place.part.octets.x);
-        out.second = load_octet(from_of(stream), from_type(stream), at, place.part.octets.y);
+        out.first = load_octet(stream, at, place.part.octets.x);
+        out.second = load_octet(stream, at, place.part.octets.y);
     }
     return out;
 }
 
-fn load_heads(stream: u32, place: Place, group: u32, round: u32, local: u32) -> Heads {
-    let count = at_once_of(stream);
-    var out: Heads;
-    out.h0 = load_head(stream, place, head_of(stream, group, round, 0u, local));
-    if (count > 1u) { out.h1 = load_head(stream, place, head_of(stream, group, round, 1u, local)); }
-    if (count > 2u) { out.h2 = load_head(stream, place, head_of(stream, group, round, 2u, local)); }
-    if (count > 3u) { out.h3 = load_head(stream, place, head_of(stream, group, round, 3u, local)); }
-    return out;
-}
-
-/// Sums of the squares of pairs of octets, for all heads that a workgroup has at once; and what its heads are multiplied by.
+/// Sums of the squares of pairs of octets, for all heads that a workgroup takes side by side; of two rounds, since those of one are read while
+/// those of the next are written.
 var<workgroup> sums: array<f32, SUMS>;
-var<workgroup> factors: array<f32, FACTORS>;
 
-/// Pairs of octets in a head, padded: they are summed in four chains.
-fn padded(stream: u32) -> u32 {
-    return (lanes_of(stream) + 3u) / 4u * 4u;
+/// Where those of an invocation's head begin. They are padded: pairs are summed in four chains.
+fn sums_of(stream: u32, round: u32, local: u32) -> u32 {
+    return ((round & 1u) * step_of(stream) + slot_of(stream, local)) * ((lanes_of(stream) + 3u) / 4u * 4u);
 }
 
-fn share_sum(at: u32, octets: Octets) {
-    sums[at] = barrier_of_one(sum_of_squares(octets.first) + sum_of_squares(octets.second));
-}
-
-/// Tells the other lanes of its heads what this one's octets sum up to.
-fn share_sums(stream: u32, lane: u32, local: u32, heads: Heads) {
-    if (local >= step_of(stream) * lanes_of(stream)) {
-        return;
-    }
-    let count = at_once_of(stream);
-    let stride = padded(stream);
-    let at = slot_of(stream, local) * count * stride + lane;
-    share_sum(at, heads.h0);
-    if (count > 1u) { share_sum(at + stride, heads.h1); }
-    if (count > 2u) { share_sum(at + 2u * stride, heads.h2); }
-    if (count > 3u) { share_sum(at + 3u * stride, heads.h3); }
-}
-
-/// Each lane works the factor of a head out, or of several: a root takes as long as loading a head.
-fn share_factors(stream: u32, lane: u32, local: u32) {
-    if (local >= step_of(stream) * lanes_of(stream)) {
-        return;
-    }
-    let count = at_once_of(stream);
-    let slot = slot_of(stream, local);
-    for (var n = lane; n < count; n += lanes_of(stream)) {
-        let at = (slot * count + n) * padded(stream);
-        var chains = vec4(0.0);
-        for (var i = 0u; i < lanes_of(stream); i += 4u) {
-            let there = vec4(i) + vec4(0u, 1u, 2u, 3u) < vec4(lanes_of(stream));
-            let four = vec4(sums[at + i], sums[at + i + 1u], sums[at + i + 2u], sums[at + i + 3u]);
-            chains = barrier(chains + select(vec4(0.0), four, there));
-        }
-        factors[slot * 4u + n] = norm_factor(stream, sum_of_chains(chains));
+/// Tells the other lanes of a head what this one's octets sum up to.
+fn share_sum(stream: u32, place: Place, round: u32, local: u32, octets: Octets) {
+    if (local < step_of(stream) * lanes_of(stream)) {
+        let sum = sum_of_squares(octets.first) + sum_of_squares(octets.second);
+        sums[sums_of(stream, round, local) + place.lane] = barrier_of_one(sum);
     }
 }
 
-fn shared_factors(stream: u32, local: u32) -> vec4<f32> {
-    let at = slot_of(stream, local) * 4u;
-    return vec4(factors[at], factors[at + 1u], factors[at + 2u], factors[at + 3u]);
+/// Four chains of so many sums, one after the other.
+fn chained(first: u32, count: u32) -> f32 {
+    var chains = vec4(0.0);
+    for (var n = 0u; n < count; n += 4u) {
+        let at = first + n;
+        let there = vec4(n) + vec4(0u, 1u, 2u, 3u) < vec4(count);
+        let four = vec4(sums[at], sums[at + 1u], sums[at + 2u], sums[at + 3u]);
+        chains = barrier(chains + select(vec4(0.0), four, there));
+    }
+    let two = barrier(vec4(chains.xy + chains.zw, 0.0, 0.0));
+    return barrier_of_one(two.x + two.y);
 }
 
 fn times(octet: Octet, factor: f32) -> Octet {
@@ -650,15 +690,17 @@ fn plus(octet: Octet, other: Octet) -> Octet {
 }
 
 /// Normalises, rotates, scales and stores.
-fn store_head(stream: u32, place: Place, head: u32, factor: f32, loaded: Octets) {
+fn store_head(stream: u32, place: Place, head: u32, round: u32, local: u32, loaded: Octets) {
     if (head >= place.heads) {
         return;
     }
     let part = place.part;
-    var out = Octets(
-        normalised(stream, loaded.first, factor, part.weight.first),
-        normalised(stream, loaded.second, factor, part.weight.second),
-    );
+    var out = loaded;
+    if (norm_of(stream) > 0u) {
+        let factor = norm_factor(stream, chained(sums_of(stream, round, local), lanes_of(stream)));
+        out.first = normalised(stream, out.first, factor, part.weight.first);
+        out.second = normalised(stream, out.second, factor, part.weight.second);
+    }
     if (rotates(stream)) {
         let turned = rotated(out, part.turn);
         if (dim_of(stream) == WINDOW) {
@@ -670,27 +712,13 @@ fn store_head(stream: u32, place: Place, head: u32, factor: f32, loaded: Octets)
     if (is_scaled(stream)) {
         out = Octets(times(out.first, place.factor), times(out.second, place.factor));
     }
-    let binding = to_of(stream);
-    let element = to_type(stream);
     let at = place.destination + head * params.streams[stream].destination.head_stride;
     if (adds(stream)) {
-        out.first = plus(load_octet(binding, element, at, part.octets.x), out.first);
-        out.second = plus(load_octet(binding, element, at, part.octets.y), out.second);
+        out.first = plus(reload_octet(stream, at, part.octets.x), out.first);
+        out.second = plus(reload_octet(stream, at, part.octets.y), out.second);
     }
-    store_octet(binding, element, at, part.octets.x, out.first);
-    store_octet(binding, element, at, part.octets.y, out.second);
-}
-
-fn store_heads(stream: u32, place: Place, group: u32, round: u32, local: u32, heads: Heads) {
-    let count = at_once_of(stream);
-    var factor = vec4(1.0);
-    if (norm_of(stream) > 0u) {
-        factor = shared_factors(stream, local);
-    }
-    store_head(stream, place, head_of(stream, group, round, 0u, local), factor.x, heads.h0);
-    if (count > 1u) { store_head(stream, place, head_of(stream, group, round, 1u, local), factor.y, heads.h1); }
-    if (count > 2u) { store_head(stream, place, head_of(stream, group, round, 2u, local), factor.z, heads.h2); }
-    if (count > 3u) { store_head(stream, place, head_of(stream, group, round, 3u, local), factor.w, heads.h3); }
+    store_octet(stream, at, part.octets.x, out.first);
+    store_octet(stream, at, part.octets.y, out.second);
 }
 
 // A workgroup belongs to one stream. The choice is written as loops of which two have no round: drivers that run on a CPU execute
@@ -703,43 +731,46 @@ fn octets(
 ) {
     let keys = params.streams[QUERY].groups;
     let values = keys + params.streams[KEY].groups;
-    for (var mine = workgroup.x < keys; mine; mine = false) {
-        let place = place_of(QUERY, workgroup.y, workgroup.z, local);
-        for (var round = 0u; round < QUERY_ROUNDS; round += 1u) {
-            let loaded = load_heads(QUERY, place, workgroup.x, round, local);
-            if (QUERY_NORM > 0u) {
-                share_sums(QUERY, place.lane, local, loaded);
-                workgroupBarrier();
-                share_factors(QUERY, place.lane, local);
-                workgroupBarrier();
+    if (QUERY_DIM > 0u) {
+        for (var mine = workgroup.x < keys; mine; mine = false) {
+            let place = place_of(QUERY, workgroup.y, workgroup.z, local);
+            for (var round = 0u; round < QUERY_ROUNDS; round += 1u) {
+                let head = head_of(QUERY, workgroup.x, round, local);
+                let loaded = load_head(QUERY, place, head);
+                if (QUERY_NORM > 0u) {
+                    share_sum(QUERY, place, round, local, loaded);
+                    workgroupBarrier();
+                }
+                store_head(QUERY, place, head, round, local, loaded);
             }
-            store_heads(QUERY, place, workgroup.x, round, local, loaded);
         }
     }
-    for (var mine = workgroup.x >= keys && workgroup.x < values; mine; mine = false) {
-        let place = place_of(KEY, workgroup.y, workgroup.z, local);
-        for (var round = 0u; round < KEY_ROUNDS; round += 1u) {
-            let loaded = load_heads(KEY, place, workgroup.x - keys, round, local);
-            if (KEY_NORM > 0u) {
-                share_sums(KEY, place.lane, local, loaded);
-                workgroupBarrier();
-                share_factors(KEY, place.lane, local);
-                workgroupBarrier();
+    if (KEY_DIM > 0u) {
+        for (var mine = workgroup.x >= keys && workgroup.x < values; mine; mine = false) {
+            let place = place_of(KEY, workgroup.y, workgroup.z, local);
+            for (var round = 0u; round < KEY_ROUNDS; round += 1u) {
+                let head = head_of(KEY, workgroup.x - keys, round, local);
+                let loaded = load_head(KEY, place, head);
+                if (KEY_NORM > 0u) {
+                    share_sum(KEY, place, round, local, loaded);
+                    workgroupBarrier();
+                }
+                store_head(KEY, place, head, round, local, loaded);
             }
-            store_heads(KEY, place, workgroup.x - keys, round, local, loaded);
         }
     }
-    for (var mine = workgroup.x >= values; mine; mine = false) {
-        let place = place_of(VALUE, workgroup.y, workgroup.z, local);
-        for (var round = 0u; round < VALUE_ROUNDS; round += 1u) {
-            let loaded = load_heads(VALUE, place, workgroup.x - values, round, local);
-            if (VALUE_NORM > 0u) {
-                share_sums(VALUE, place.lane, local, loaded);
-                workgroupBarrier();
-                share_factors(VALUE, place.lane, local);
-                workgroupBarrier();
+    if (VALUE_DIM > 0u) {
+        for (var mine = workgroup.x >= values; mine; mine = false) {
+            let place = place_of(VALUE, workgroup.y, workgroup.z, local);
+            for (var round = 0u; round < VALUE_ROUNDS; round += 1u) {
+                let head = head_of(VALUE, workgroup.x - values, round, local);
+                let loaded = load_head(VALUE, place, head);
+                if (VALUE_NORM > 0u) {
+                    share_sum(VALUE, place, round, local, loaded);
+                    workgroupBarrier();
+                }
+                store_head(VALUE, place, head, round, local, loaded);
             }
-            store_heads(VALUE, place, workgroup.x - values, round, local, loaded);
         }
     }
 }
@@ -753,41 +784,237 @@ var<workgroup> results: array<f32, STAGED>;
 var<workgroup> inverses: array<u32, BLOCKS>;
 var<workgroup> block_scales: array<u32, BLOCKS>;
 
-fn load_word(binding: u32, at: u32) -> u32 {
-    if (binding == 0u) { return atomicLoad(&words_0[at]); }
-    if (binding == 1u) { return atomicLoad(&words_1[at]); }
-    if (binding == 2u) { return atomicLoad(&words_2[at]); }
-    if (binding == 3u) { return atomicLoad(&words_3[at]); }
-    if (binding == 4u) { return atomicLoad(&words_4[at]); }
+fn source_word_of_query(at: u32) -> u32 {
+    if (QUERY_FROM == 0u) { return atomicLoad(&words_0[at]); }
+    if (QUERY_FROM == 1u) { return atomicLoad(&words_1[at]); }
+    if (QUERY_FROM == 2u) { return atomicLoad(&words_2[at]); }
+    if (QUERY_FROM == 3u) { return atomicLoad(&words_3[at]); }
+    if (QUERY_FROM == 4u) { return atomicLoad(&words_4[at]); }
     return atomicLoad(&words_5[at]);
 }
 
-fn store_word(binding: u32, at: u32, word: u32) {
-    if (binding == 0u) { atomicStore(&words_0[at], word); }
-    if (binding == 1u) { atomicStore(&words_1[at], word); }
-    if (binding == 2u) { atomicStore(&words_2[at], word); }
-    if (binding == 3u) { atomicStore(&words_3[at], word); }
-    if (binding == 4u) { atomicStore(&words_4[at], word); }
-    if (binding == 5u) { atomicStore(&words_5[at], word); }
+fn source_word_of_key(at: u32) -> u32 {
+    if (KEY_FROM == 0u) { return atomicLoad(&words_0[at]); }
+    if (KEY_FROM == 1u) { return atomicLoad(&words_1[at]); }
+    if (KEY_FROM == 2u) { return atomicLoad(&words_2[at]); }
+    if (KEY_FROM == 3u) { return atomicLoad(&words_3[at]); }
+    if (KEY_FROM == 4u) { return atomicLoad(&words_4[at]); }
+    return atomicLoad(&words_5[at]);
 }
 
-/// Keeps the bits of a mask of a word, and puts others in place of the rest.
-fn clear_bits(binding: u32, at: u32, mask: u32) {
-    if (binding == 0u) { atomicAnd(&words_0[at], mask); }
-    if (binding == 1u) { atomicAnd(&words_1[at], mask); }
-    if (binding == 2u) { atomicAnd(&words_2[at], mask); }
-    if (binding == 3u) { atomicAnd(&words_3[at], mask); }
-    if (binding == 4u) { atomicAnd(&words_4[at], mask); }
-    if (binding == 5u) { atomicAnd(&words_5[at], mask); }
+fn source_word_of_value(at: u32) -> u32 {
+    if (VALUE_FROM == 0u) { return atomicLoad(&words_0[at]); }
+    if (VALUE_FROM == 1u) { return atomicLoad(&words_1[at]); }
+    if (VALUE_FROM == 2u) { return atomicLoad(&words_2[at]); }
+    if (VALUE_FROM == 3u) { return atomicLoad(&words_3[at]); }
+    if (VALUE_FROM == 4u) { return atomicLoad(&words_4[at]); }
+    return atomicLoad(&words_5[at]);
 }
 
-fn set_bits(binding: u32, at: u32, bits: u32) {
-    if (binding == 0u) { atomicOr(&words_0[at], bits); }
-    if (binding == 1u) { atomicOr(&words_1[at], bits); }
-    if (binding == 2u) { atomicOr(&words_2[at], bits); }
-    if (binding == 3u) { atomicOr(&words_3[at], bits); }
-    if (binding == 4u) { atomicOr(&words_4[at], bits); }
-    if (binding == 5u) { atomicOr(&words_5[at], bits); }
+fn source_word(stream: u32, at: u32) -> u32 {
+    if (stream == QUERY) { return source_word_of_query(at); }
+    if (stream == KEY) { return source_word_of_key(at); }
+    return source_word_of_value(at);
+}
+
+fn destination_word_of_query(at: u32) -> u32 {
+    if (QUERY_TO == 0u) { return atomicLoad(&words_0[at]); }
+    if (QUERY_TO == 1u) { return atomicLoad(&words_1[at]); }
+    if (QUERY_TO == 2u) { return atomicLoad(&words_2[at]); }
+    if (QUERY_TO == 3u) { return atomicLoad(&words_3[at]); }
+    if (QUERY_TO == 4u) { return atomicLoad(&words_4[at]); }
+    return atomicLoad(&words_5[at]);
+}
+
+fn destination_word_of_key(at: u32) -> u32 {
+    if (KEY_TO == 0u) { return atomicLoad(&words_0[at]); }
+    if (KEY_TO == 1u) { return atomicLoad(&words_1[at]); }
+    if (KEY_TO == 2u) { return atomicLoad(&words_2[at]); }
+    if (KEY_TO == 3u) { return atomicLoad(&words_3[at]); }
+    if (KEY_TO == 4u) { return atomicLoad(&words_4[at]); }
+    return atomicLoad(&words_5[at]);
+}
+
+fn destination_word_of_value(at: u32) -> u32 {
+    if (VALUE_TO == 0u) { return atomicLoad(&words_0[at]); }
+    if (VALUE_TO == 1u) { return atomicLoad(&words_1[at]); }
+    if (VALUE_TO == 2u) { return atomicLoad(&words_2[at]); }
+    if (VALUE_TO == 3u) { return atomicLoad(&words_3[at]); }
+    if (VALUE_TO == 4u) { return atomicLoad(&words_4[at]); }
+    return atomicLoad(&words_5[at]);
+}
+
+fn destination_word(stream: u32, at: u32) -> u32 {
+    if (stream == QUERY) { return destination_word_of_query(at); }
+    if (stream == KEY) { return destination_word_of_key(at); }
+    return destination_word_of_value(at);
+}
+
+fn put_destination_of_query(at: u32, word: u32) {
+    if (QUERY_TO == 0u) { atomicStore(&words_0[at], word); }
+    if (QUERY_TO == 1u) { atomicStore(&words_1[at], word); }
+    if (QUERY_TO == 2u) { atomicStore(&words_2[at], word); }
+    if (QUERY_TO == 3u) { atomicStore(&words_3[at], word); }
+    if (QUERY_TO == 4u) { atomicStore(&words_4[at], word); }
+    if (QUERY_TO == 5u) { atomicStore(&words_5[at], word); }
+}
+
+fn put_destination_of_key(at: u32, word: u32) {
+    if (KEY_TO == 0u) { atomicStore(&words_0[at], word); }
+    if (KEY_TO == 1u) { atomicStore(&words_1[at], word); }
+    if (KEY_TO == 2u) { atomicStore(&words_2[at], word); }
+    if (KEY_TO == 3u) { atomicStore(&words_3[at], word); }
+    if (KEY_TO == 4u) { atomicStore(&words_4[at], word); }
+    if (KEY_TO == 5u) { atomicStore(&words_5[at], word); }
+}
+
+fn put_destination_of_value(at: u32, word: u32) {
+    if (VALUE_TO == 0u) { atomicStore(&words_0[at], word); }
+    if (VALUE_TO == 1u) { atomicStore(&words_1[at], word); }
+    if (VALUE_TO == 2u) { atomicStore(&words_2[at], word); }
+    if (VALUE_TO == 3u) { atomicStore(&words_3[at], word); }
+    if (VALUE_TO == 4u) { atomicStore(&words_4[at], word); }
+    if (VALUE_TO == 5u) { atomicStore(&words_5[at], word); }
+}
+
+fn put_destination(stream: u32, at: u32, word: u32) {
+    if (stream == QUERY) { put_destination_of_query(at, word); }
+    if (stream == KEY) { put_destination_of_key(at, word); }
+    if (stream == VALUE) { put_destination_of_value(at, word); }
+}
+
+fn keep_destination_of_query(at: u32, word: u32) {
+    if (QUERY_TO == 0u) { atomicAnd(&words_0[at], word); }
+    if (QUERY_TO == 1u) { atomicAnd(&words_1[at], word); }
+    if (QUERY_TO == 2u) { atomicAnd(&words_2[at], word); }
+    if (QUERY_TO == 3u) { atomicAnd(&words_3[at], word); }
+    if (QUERY_TO == 4u) { atomicAnd(&words_4[at], word); }
+    if (QUERY_TO == 5u) { atomicAnd(&words_5[at], word); }
+}
+
+fn keep_destination_of_key(at: u32, word: u32) {
+    if (KEY_TO == 0u) { atomicAnd(&words_0[at], word); }
+    if (KEY_TO == 1u) { atomicAnd(&words_1[at], word); }
+    if (KEY_TO == 2u) { atomicAnd(&words_2[at], word); }
+    if (KEY_TO == 3u) { atomicAnd(&words_3[at], word); }
+    if (KEY_TO == 4u) { atomicAnd(&words_4[at], word); }
+    if (KEY_TO == 5u) { atomicAnd(&words_5[at], word); }
+}
+
+fn keep_destination_of_value(at: u32, word: u32) {
+    if (VALUE_TO == 0u) { atomicAnd(&words_0[at], word); }
+    if (VALUE_TO == 1u) { atomicAnd(&words_1[at], word); }
+    if (VALUE_TO == 2u) { atomicAnd(&words_2[at], word); }
+    if (VALUE_TO == 3u) { atomicAnd(&words_3[at], word); }
+    if (VALUE_TO == 4u) { atomicAnd(&words_4[at], word); }
+    if (VALUE_TO == 5u) { atomicAnd(&words_5[at], word); }
+}
+
+/// Keeps the bits of a mask.
+fn keep_destination(stream: u32, at: u32, word: u32) {
+    if (stream == QUERY) { keep_destination_of_query(at, word); }
+    if (stream == KEY) { keep_destination_of_key(at, word); }
+    if (stream == VALUE) { keep_destination_of_value(at, word); }
+}
+
+fn set_destination_of_query(at: u32, word: u32) {
+    if (QUERY_TO == 0u) { atomicOr(&words_0[at], word); }
+    if (QUERY_TO == 1u) { atomicOr(&words_1[at], word); }
+    if (QUERY_TO == 2u) { atomicOr(&words_2[at], word); }
+    if (QUERY_TO == 3u) { atomicOr(&words_3[at], word); }
+    if (QUERY_TO == 4u) { atomicOr(&words_4[at], word); }
+    if (QUERY_TO == 5u) { atomicOr(&words_5[at], word); }
+}
+
+fn set_destination_of_key(at: u32, word: u32) {
+    if (KEY_TO == 0u) { atomicOr(&words_0[at], word); }
+    if (KEY_TO == 1u) { atomicOr(&words_1[at], word); }
+    if (KEY_TO == 2u) { atomicOr(&words_2[at], word); }
+    if (KEY_TO == 3u) { atomicOr(&words_3[at], word); }
+    if (KEY_TO == 4u) { atomicOr(&words_4[at], word); }
+    if (KEY_TO == 5u) { atomicOr(&words_5[at], word); }
+}
+
+fn set_destination_of_value(at: u32, word: u32) {
+    if (VALUE_TO == 0u) { atomicOr(&words_0[at], word); }
+    if (VALUE_TO == 1u) { atomicOr(&words_1[at], word); }
+    if (VALUE_TO == 2u) { atomicOr(&words_2[at], word); }
+    if (VALUE_TO == 3u) { atomicOr(&words_3[at], word); }
+    if (VALUE_TO == 4u) { atomicOr(&words_4[at], word); }
+    if (VALUE_TO == 5u) { atomicOr(&words_5[at], word); }
+}
+
+/// Sets bits.
+fn set_destination(stream: u32, at: u32, word: u32) {
+    if (stream == QUERY) { set_destination_of_query(at, word); }
+    if (stream == KEY) { set_destination_of_key(at, word); }
+    if (stream == VALUE) { set_destination_of_value(at, word); }
+}
+
+fn source_scale_word_of_query(at: u32) -> u32 {
+    if (QUERY_FROM_SCALES == 0u) { return atomicLoad(&words_0[at]); }
+    if (QUERY_FROM_SCALES == 1u) { return atomicLoad(&words_1[at]); }
+    if (QUERY_FROM_SCALES == 2u) { return atomicLoad(&words_2[at]); }
+    if (QUERY_FROM_SCALES == 3u) { return atomicLoad(&words_3[at]); }
+    if (QUERY_FROM_SCALES == 4u) { return atomicLoad(&words_4[at]); }
+    return atomicLoad(&words_5[at]);
+}
+
+fn source_scale_word_of_key(at: u32) -> u32 {
+    if (KEY_FROM_SCALES == 0u) { return atomicLoad(&words_0[at]); }
+    if (KEY_FROM_SCALES == 1u) { return atomicLoad(&words_1[at]); }
+    if (KEY_FROM_SCALES == 2u) { return atomicLoad(&words_2[at]); }
+    if (KEY_FROM_SCALES == 3u) { return atomicLoad(&words_3[at]); }
+    if (KEY_FROM_SCALES == 4u) { return atomicLoad(&words_4[at]); }
+    return atomicLoad(&words_5[at]);
+}
+
+fn source_scale_word_of_value(at: u32) -> u32 {
+    if (VALUE_FROM_SCALES == 0u) { return atomicLoad(&words_0[at]); }
+    if (VALUE_FROM_SCALES == 1u) { return atomicLoad(&words_1[at]); }
+    if (VALUE_FROM_SCALES == 2u) { return atomicLoad(&words_2[at]); }
+    if (VALUE_FROM_SCALES == 3u) { return atomicLoad(&words_3[at]); }
+    if (VALUE_FROM_SCALES == 4u) { return atomicLoad(&words_4[at]); }
+    return atomicLoad(&words_5[at]);
+}
+
+fn source_scale_word(stream: u32, at: u32) -> u32 {
+    if (stream == QUERY) { return source_scale_word_of_query(at); }
+    if (stream == KEY) { return source_scale_word_of_key(at); }
+    return source_scale_word_of_value(at);
+}
+
+fn put_destination_scale_of_query(at: u32, word: u32) {
+    if (QUERY_TO_SCALES == 0u) { atomicStore(&words_0[at], word); }
+    if (QUERY_TO_SCALES == 1u) { atomicStore(&words_1[at], word); }
+    if (QUERY_TO_SCALES == 2u) { atomicStore(&words_2[at], word); }
+    if (QUERY_TO_SCALES == 3u) { atomicStore(&words_3[at], word); }
+    if (QUERY_TO_SCALES == 4u) { atomicStore(&words_4[at], word); }
+    if (QUERY_TO_SCALES == 5u) { atomicStore(&words_5[at], word); }
+}
+
+fn put_destination_scale_of_key(at: u32, word: u32) {
+    if (KEY_TO_SCALES == 0u) { atomicStore(&words_0[at], word); }
+    if (KEY_TO_SCALES == 1u) { atomicStore(&words_1[at], word); }
+    if (KEY_TO_SCALES == 2u) { atomicStore(&words_2[at], word); }
+    if (KEY_TO_SCALES == 3u) { atomicStore(&words_3[at], word); }
+    if (KEY_TO_SCALES == 4u) { atomicStore(&words_4[at], word); }
+    if (KEY_TO_SCALES == 5u) { atomicStore(&words_5[at], word); }
+}
+
+fn put_destination_scale_of_value(at: u32, word: u32) {
+    if (VALUE_TO_SCALES == 0u) { atomicStore(&words_0[at], word); }
+    if (VALUE_TO_SCALES == 1u) { atomicStore(&words_1[at], word); }
+    if (VALUE_TO_SCALES == 2u) { atomicStore(&words_2[at], word); }
+    if (VALUE_TO_SCALES == 3u) { atomicStore(&words_3[at], word); }
+    if (VALUE_TO_SCALES == 4u) { atomicStore(&words_4[at], word); }
+    if (VALUE_TO_SCALES == 5u) { atomicStore(&words_5[at], word); }
+}
+
+fn put_destination_scale(stream: u32, at: u32, word: u32) {
+    if (stream == QUERY) { put_destination_scale_of_query(at, word); }
+    if (stream == KEY) { put_destination_scale_of_key(at, word); }
+    if (stream == VALUE) { put_destination_scale_of_value(at, word); }
 }
 
 /// Units of a type are what nobody else writes a part of: words, halves or bytes. Their number is a power of two of those in a word.
@@ -795,21 +1022,26 @@ fn units_of_word(element: u32) -> u32 {
     return select(select(2u, 4u, element == INT8), 1u, element == F32);
 }
 
-/// The bits of a unit, in the low end.
-fn load_unit(binding: u32, element: u32, at: u32) -> u32 {
+/// The bits of a unit of the source, or of the destination, in the low end.
+fn load_unit(stream: u32, is_source: bool, element: u32, at: u32) -> u32 {
     let per = units_of_word(element);
-    let word = load_word(binding, at / per);
     let bits = 32u / per;
+    var word: u32;
+    if (is_source) {
+        word = source_word(stream, at / per);
+    } else {
+        word = destination_word(stream, at / per);
+    }
     return (word >> (at % per * bits)) & (0xffffffffu >> (32u - bits));
 }
 
 /// Writes units of a word: those of a mask, which has a bit for each of the word's bits.
-fn store_units(binding: u32, at: u32, word: u32, mask: u32) {
+fn store_units(stream: u32, at: u32, word: u32, mask: u32) {
     if (mask == 0xffffffffu) {
-        store_word(binding, at, word);
+        put_destination(stream, at, word);
     } else if (mask != 0u) {
-        clear_bits(binding, at, ~mask);
-        set_bits(binding, at, word & mask);
+        keep_destination(stream, at, ~mask);
+        set_destination(stream, at, word & mask);
     }
 }
 
@@ -837,23 +1069,36 @@ struct Slice {
     scale: u32,
 }
 
-/// A channel of a tensor that counts in channels; `scale` is that of int8.
-fn load_channel(binding: u32, element: u32, slice: Slice, channel: u32, scale: f32) -> f32 {
+/// A channel of the source, which counts in channels; `scale` is that of int8.
+fn load_channel(stream: u32, slice: Slice, channel: u32, scale: f32) -> f32 {
+    let element = from_type(stream);
     let at = slice.at + channel;
+    // One unit whatever the type, so that there is one load.
+    var unit = at;
+    if (element == Q8_0) {
+        unit = slice.base + unit_of(Q8_0, at) + 1u + at % 32u / 2u;
+    }
+    let bits = load_unit(stream, true, element, unit);
     if (element == F32) {
-        return bitcast<f32>(load_word(binding, at));
+        return bitcast<f32>(bits);
     }
     if (element == INT8) {
-        return barrier_of_one(f32(signed_byte(load_unit(binding, INT8, at))) * scale);
+        return barrier_of_one(f32(signed_byte(bits)) * scale);
     }
     if (element == Q8_0) {
-        let block = slice.base + unit_of(Q8_0, at);
-        let within = at % 32u;
-        let delta = one_widened(F16, load_unit(binding, F16, block));
-        let pair = load_unit(binding, F16, block + 1u + within / 2u);
-        return barrier_of_one(f32(signed_byte(pair >> (8u * (within & 1u)))) * delta);
+        let delta = one_widened(F16, load_unit(stream, true, Q8_0, slice.base + unit_of(Q8_0, at)));
+        return barrier_of_one(f32(signed_byte(bits >> (8u * (at & 1u)))) * delta);
     }
-    return one_widened(element, load_unit(binding, element, at));
+    return one_widened(element, bits);
+}
+
+/// A channel of the destination, of a floating-point type.
+fn reload_channel(stream: u32, at: u32) -> f32 {
+    let bits = load_unit(stream, false, to_type(stream), at);
+    if (to_type(stream) == F32) {
+        return bitcast<f32>(bits);
+    }
+    return one_widened(to_type(stream), bits);
 }
 
 fn weight_of(stream: u32, head: u32, channel: u32) -> f32 {
@@ -951,18 +1196,6 @@ fn share_channel_sums(stream: u32, local: u32) {
     }
 }
 
-fn chained_sum(stream: u32) -> f32 {
-    let count = pairs_of_octets(stream);
-    var chains = vec4(0.0);
-    for (var i = 0u; i < count; i += 4u) {
-        let there = vec4(i) + vec4(0u, 1u, 2u, 3u) < vec4(count);
-        let four = vec4(sums[i], sums[i + 1u], sums[i + 2u], sums[i + 3u]);
-        chains = barrier(chains + select(vec4(0.0), four, there));
-    }
-    return sum_of_chains(chains);
-}
-
-
 fn slice_of(stream: u32, tensor: Tensor, spot: Spot, head: u32) -> Slice {
     let at = spot.at + head * tensor.head_stride;
     return Slice(at, tensor.base, tensor.base + (at - tensor.first) / dim_of(stream));
@@ -971,12 +1204,12 @@ fn slice_of(stream: u32, tensor: Tensor, spot: Spot, head: u32) -> Slice {
 fn stage(stream: u32, slice: Slice, inside: bool, local: u32) {
     var scale = 0.0;
     if (inside && from_type(stream) == INT8) {
-        scale = bitcast<f32>(load_word(from_scales(stream), slice.scale));
+        scale = bitcast<f32>(source_scale_word(stream, slice.scale));
     }
     for (var c = local; c < dim_of(stream); c += WORKGROUP) {
         var value = 0.0;
         if (inside) {
-            value = load_channel(from_of(stream), from_type(stream), slice, c, scale);
+            value = load_channel(stream, slice, c, scale);
         }
         staged[c] = value;
     }
@@ -1049,7 +1282,6 @@ fn unit_bits(stream: u32, n: u32) -> u32 {
 
 fn store_results(stream: u32, slice: Slice, local: u32) {
     let element = to_type(stream);
-    let binding = to_of(stream);
     let per = units_of_word(element);
     let bits = 32u / per;
     let unit = 0xffffffffu >> (32u - bits);
@@ -1058,7 +1290,7 @@ fn store_results(stream: u32, slice: Slice, local: u32) {
         for (var c = local; c < dim_of(stream); c += WORKGROUP) {
             let at = slice.at + c * stride;
             let shift = at % per * bits;
-            store_units(binding, at / per, unit_bits(stream, c) << shift, unit << shift);
+            store_units(stream, at / per, unit_bits(stream, c) << shift, unit << shift);
         }
     } else {
         let first = unit_of(element, slice.at) + select(0u, slice.base, element == Q8_0);
@@ -1074,11 +1306,11 @@ fn store_results(stream: u32, slice: Slice, local: u32) {
                     mask |= unit << (i * bits);
                 }
             }
-            store_units(binding, w, word, mask);
+            store_units(stream, w, word, mask);
         }
     }
     if (element == INT8 && local == 0u) {
-        store_word(to_scales(stream), slice.scale, block_scales[0]);
+        put_destination_scale(stream, slice.scale, block_scales[0]);
     }
 }
 
@@ -1102,7 +1334,7 @@ fn take_heads(stream: u32, group: u32, token: u32, batch: u32, local: u32) {
             workgroupBarrier();
             share_channel_sums(stream, local);
             workgroupBarrier();
-            sum = barrier_of_one(sum + chained_sum(stream));
+            sum = barrier_of_one(sum + chained(0u, pairs_of_octets(stream)));
         }
         factor = norm_factor(stream, sum);
     }
@@ -1112,7 +1344,7 @@ fn take_heads(stream: u32, group: u32, token: u32, batch: u32, local: u32) {
         if (!WHOLE && norm_of(stream) > 0u) {
             share_channel_sums(stream, local);
             workgroupBarrier();
-            factor = norm_factor(stream, chained_sum(stream));
+            factor = norm_factor(stream, chained(0u, pairs_of_octets(stream)));
         }
         let slice = slice_of(stream, destination, written, head);
         for (var c = local; c < dim_of(stream); c += WORKGROUP) {
@@ -1125,8 +1357,8 @@ fn take_heads(stream: u32, group: u32, token: u32, batch: u32, local: u32) {
                 value = barrier_of_one(value * bitcast<f32>(scale));
             }
             if (adds(stream) && inside) {
-                let at = c * params.streams[stream].channel_stride;
-                value = barrier_of_one(load_channel(to_of(stream), to_type(stream), slice, at, 0.0) + value);
+                let at = slice.at + c * params.streams[stream].channel_stride;
+                value = barrier_of_one(reload_channel(stream, at) + value);
             }
             results[c] = value;
         }
@@ -1148,13 +1380,19 @@ fn channels(
 ) {
     let keys = params.streams[QUERY].groups;
     let values = keys + params.streams[KEY].groups;
-    for (var mine = workgroup.x < keys; mine; mine = false) {
-        take_heads(QUERY, workgroup.x, workgroup.y, workgroup.z, local);
+    if (QUERY_DIM > 0u) {
+        for (var mine = workgroup.x < keys; mine; mine = false) {
+            take_heads(QUERY, workgroup.x, workgroup.y, workgroup.z, local);
+        }
     }
-    for (var mine = workgroup.x >= keys && workgroup.x < values; mine; mine = false) {
-        take_heads(KEY, workgroup.x - keys, workgroup.y, workgroup.z, local);
+    if (KEY_DIM > 0u) {
+        for (var mine = workgroup.x >= keys && workgroup.x < values; mine; mine = false) {
+            take_heads(KEY, workgroup.x - keys, workgroup.y, workgroup.z, local);
+        }
     }
-    for (var mine = workgroup.x >= values; mine; mine = false) {
-        take_heads(VALUE, workgroup.x - values, workgroup.y, workgroup.z, local);
+    if (VALUE_DIM > 0u) {
+        for (var mine = workgroup.x >= values; mine; mine = false) {
+            take_heads(VALUE, workgroup.x - values, workgroup.y, workgroup.z, local);
+        }
     }
 }

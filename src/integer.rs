@@ -41,12 +41,7 @@ pub(crate) fn inverse_root(value: f32) -> f32 {
 }
 
 fn mul_high(a: u32, b: u32) -> u32 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the high word of 64 bits is 32"
-    )]
-    let word = ((u64::from(a) * u64::from(b)) >> 32) as u32;
-    word
+    ((u64::from(a) * u64::from(b)) >> 32) as u32
 }
 
 /// The quotient of two f32 whose second is normal and positive; denormals are 0, before and after.

@@ -970,6 +970,7 @@ fn absurd_sizes_are_errors_or_plans_that_hold() {
         max_compute_workgroups_per_dimension: 0,
         max_compute_invocations_per_workgroup: 0,
         max_compute_workgroup_storage_size: 0,
+        max_storage_buffers_per_shader_stage: 0,
         cpu: true,
     };
     assert!(RopePlan::new(&spec, &nothing).is_err());

@@ -22,8 +22,8 @@ use proptest::test_runner::RngSeed;
 use wgpu_rope::positions::{PatchGrid, ids_from_i64, padded, ragged};
 use wgpu_rope::{
     AxisOrder, Direction, ElementType, Frequencies, HeadLayout, Limits, Pair, Pairing, Placement,
-    PositionSource, RopeConfig, RopePlan, RotateSpec, RowPositions, Rows, TablePlan, TableSpec,
-    reference,
+    PositionSource, RopeConfig, RopePlan, RotateSpec, RowPositions, Rows, Storage, TablePlan,
+    TableSpec, reference,
 };
 
 fn config(cases: u32) -> ProptestConfig {
@@ -205,9 +205,7 @@ fn valid() -> impl Strategy<Value = Valid> {
                 };
                 if shared {
                     // Behind the query.
-                    let (query, element) = spec.query();
-                    let end = query.end(spec.batch(), spec.tokens()).unwrap() * element.bytes();
-                    placement.key += placement.query + end.next_multiple_of(4);
+                    placement.key += placement.query + spec.operands().unwrap()[0].1;
                 }
                 if spec.key().is_none() {
                     placement.key = 0;
@@ -274,7 +272,10 @@ fn faults() -> impl Strategy<Value = Fault> {
 fn with_fault(valid: &Valid, fault: Fault) -> (RotateSpec, Limits) {
     let (spec, mut limits) = (&valid.spec, valid.limits);
     let (mut config, mut batch, mut tokens) = (spec.config().clone(), spec.batch(), spec.tokens());
-    let (mut query, mut element) = spec.query();
+    let mut query = spec.query().layout();
+    let Storage::Float(mut element) = spec.query().storage() else {
+        unreachable!("a plain rotation")
+    };
     let mut change = None;
     match fault {
         Fault::NoBatch => batch = 0,
@@ -345,6 +346,7 @@ fn any_limits() -> impl Strategy<Value = Limits> {
             max_compute_workgroups_per_dimension: counts[0],
             max_compute_invocations_per_workgroup: counts[1],
             max_compute_workgroup_storage_size: counts[2],
+            max_storage_buffers_per_shader_stage: 8,
             cpu,
         })
 }

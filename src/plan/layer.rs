@@ -458,30 +458,20 @@ impl<'a> Layer<'a> {
             let step = workgroup / lanes;
             // Heads one after the other.
             let turns = heads.div_ceil(step);
-            let work = tokens * u64::from(turns);
-            let at_once = match (spec.heads_at_once, limits.cpu) {
+            let rounds = match (spec.heads_per_invocation, limits.cpu) {
                 (Some(given), _) => given,
-                // Registers are few; one barrier for two is worth them.
-                (None, true) => 1 + u32::from(placed.stream.norm.is_some()),
+                // What is loaded for a token serves all its heads; but a few workgroups there have to be.
+                (None, true) => u32::try_from(tokens * u64::from(turns) / 32).unwrap_or(u32::MAX),
                 (None, false) => [4, 2]
                     .into_iter()
-                    .find(|n| work / u64::from(*n) * u64::from(workgroup) >= BUSY)
+                    .find(|n| tokens * u64::from(turns / n) * u64::from(workgroup) >= BUSY)
                     .unwrap_or(1),
             };
-            let at_once = divisor(turns, at_once);
-            let left = turns / at_once;
-            let rounds = match (spec.heads_per_invocation, limits.cpu) {
-                (Some(given), _) => given / at_once,
-                // What is loaded for a token serves all its heads; but a few workgroups there have to be.
-                (None, true) => u32::try_from(work / u64::from(at_once) / 32).unwrap_or(u32::MAX),
-                (None, false) => 1,
-            };
-            let rounds = divisor(left, rounds.clamp(1, 64));
+            let rounds = divisor(turns, rounds.clamp(1, 64));
             shapes[placed.index] = Shape {
                 lanes,
-                at_once,
                 rounds,
-                groups: left / rounds,
+                groups: turns / rounds,
             };
         }
         (workgroup, shapes)
@@ -530,7 +520,6 @@ impl<'a> Layer<'a> {
             let mut values = StreamConstants {
                 dim: stream.source.layout.head_dim,
                 lanes: shape.lanes,
-                at_once: shape.at_once,
                 rounds: shape.rounds,
                 norm: Norm::constant(stream.norm),
                 adds: placed.target.view.accumulates,
@@ -756,19 +745,17 @@ impl<'a> Layer<'a> {
                 .iter()
                 .map(|placed| placed.stream.source.layout.head_dim)
         };
-        let (sums, factors, staged, blocks) = match path {
+        let (sums, staged, blocks) = match path {
             Path::Octets => {
-                let sums = |shape: Shape| {
-                    workgroup / shape.lanes * shape.at_once * shape.lanes.next_multiple_of(4)
-                };
+                let sums =
+                    |shape: Shape| 2 * (workgroup / shape.lanes) * shape.lanes.next_multiple_of(4);
                 let sums = normed().map(sums).max().unwrap_or(1);
-                let factors = normed().map(|shape| workgroup / shape.lanes * 4);
-                (sums, factors.max().unwrap_or(4), 1, 1)
+                (sums, 1, 1)
             }
             Path::Channels => {
                 let staged = dims().max().unwrap_or(1);
                 let sums = staged.div_ceil(PAIR).next_multiple_of(4);
-                (sums, 4, staged, staged.div_ceil(32))
+                (sums, staged, staged.div_ceil(32))
             }
         };
         vec![
@@ -792,7 +779,6 @@ impl<'a> Layer<'a> {
             ("WRITES_INTERLEAVED", flag(pairing.writes_interleaved())),
             ("PAIRED", flag(spec.is_paired())),
             ("SUMS", sums.into()),
-            ("FACTORS", factors.into()),
             ("STAGED", staged.into()),
             ("BLOCKS", blocks.into()),
         ]
@@ -804,7 +790,7 @@ impl<'a> Layer<'a> {
             let found = constants.iter().find(|(constant, _)| *constant == name);
             found.map_or(0.0, |(_, value)| *value)
         };
-        let words = 2.0 * (value("STAGED") + value("BLOCKS")) + value("SUMS") + value("FACTORS");
+        let words = 2.0 * (value("STAGED") + value("BLOCKS")) + value("SUMS");
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -832,7 +818,6 @@ fn word(wide: u64, operand: Operand) -> Result<u32> {
 #[derive(Debug, Clone, Copy)]
 struct Shape {
     lanes: u32,
-    at_once: u32,
     rounds: u32,
     groups: u32,
 }
@@ -841,7 +826,6 @@ impl Default for Shape {
     fn default() -> Self {
         Self {
             lanes: 1,
-            at_once: 1,
             rounds: 1,
             groups: 0,
         }
@@ -860,7 +844,6 @@ struct StreamConstants {
     scales: [u32; 2],
     slots: [bool; 2],
     lanes: u32,
-    at_once: u32,
     rounds: u32,
     norm: f64,
     adds: bool,
@@ -874,7 +857,6 @@ struct Names {
     scales: [&'static str; 2],
     slots: [&'static str; 2],
     lanes: &'static str,
-    at_once: &'static str,
     rounds: &'static str,
     norm: &'static str,
     adds: &'static str,
@@ -895,7 +877,6 @@ macro_rules! names {
                 concat!($stream, "_TO_SLOTS"),
             ],
             lanes: concat!($stream, "_LANES"),
-            at_once: concat!($stream, "_AT_ONCE"),
             rounds: concat!($stream, "_ROUNDS"),
             norm: concat!($stream, "_NORM"),
             adds: concat!($stream, "_ADDS"),
@@ -910,9 +891,8 @@ impl Names {
         // What a stream that is not there does not do is the same for all plans, so that pipelines are shared.
         let least = |value: u32| f64::from(value.max(1));
         let mut all = vec![
-            (self.dim, f64::from(values.dim.max(PAIR))),
+            (self.dim, values.dim.into()),
             (self.lanes, least(values.lanes)),
-            (self.at_once, least(values.at_once)),
             (self.rounds, least(values.rounds)),
             (self.norm, values.norm),
             (self.adds, f64::from(u8::from(values.adds))),

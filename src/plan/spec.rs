@@ -144,7 +144,7 @@ impl RotateSpec {
         self.with_key_from(TensorView::new(key, element))
     }
 
-    /// A value of the same tokens, which is not rotated: it goes to its destination beside the key. Its head_dim is its own.
+    /// A value of the same tokens, which is not rotated: it goes to its destination beside the key. Its head dimension is its own.
     #[must_use]
     pub fn with_value(self, value: HeadLayout, element: ElementType) -> Self {
         self.with_value_from(TensorView::new(value, element))

@@ -165,7 +165,9 @@ impl Case {
     /// Positions of the rows.
     pub fn positions(&self) -> Vec<i32> {
         let rows = self.spec.rows_needed(self.spec.tokens()).max(1);
-        (0..rows).map(|row| 3 + 7 * row as i32).collect()
+        (0..rows)
+            .map(|row| 3 + 7 * i32::try_from(row).unwrap())
+            .collect()
     }
 
     pub fn plan(&self, own: &Limits) -> wgpu_rope::Result<RopePlan> {
@@ -208,7 +210,10 @@ impl Case {
         let positions = self.positions();
         let ids = context.upload(&positions, NO_USAGE).unwrap();
         let table = kernel
-            .table(&self.table_spec(&frequencies), positions.len() as u32)
+            .table(
+                &self.table_spec(&frequencies),
+                u32::try_from(positions.len()).unwrap(),
+            )
             .unwrap();
         let fill = table.bind_positions(Positions::Ids(ids.slice(..))).unwrap();
         let (tokens, needed) = (self.spec.tokens(), self.spec.slots_needed());
@@ -219,7 +224,7 @@ impl Case {
                     slot_mapping: slots.slice(..),
                     batch: needed / tokens,
                     tokens,
-                    capacity: i32::MAX as u32,
+                    capacity: i32::MAX.unsigned_abs(),
                 })
                 .unwrap()
         });

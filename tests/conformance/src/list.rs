@@ -7,8 +7,8 @@ use wgpu_rope::reference::SlotLists;
 use wgpu_rope::{
     AxisOrder, CacheLayout, Element, ElementType, Frequencies, HeadLayout, Limits, Placement,
     PlannedDispatch, PositionSource, QueryScale, ROTATE_WGSL, Resource, RopeConfig, RopePlan,
-    RotateSpec, RowPositions, Rows, SlotRanges, SlotSource, TABLE_WGSL, TablePlan, TableSpec,
-    reference, turns,
+    RotateSpec, RowPositions, Rows, SlotRanges, SlotSource, Storage, TABLE_WGSL, TablePlan,
+    TableSpec, reference, turns,
 };
 
 use crate::vectors::{Access, Binding, Buffer, Dispatch, Failure, Values, Vector, Vectors};
@@ -559,7 +559,9 @@ impl List {
         };
 
         let plan = RopePlan::new(&spec, limits)?;
-        let (query_bytes, key_bytes) = plan.bytes()?;
+        let operands = spec.operands()?;
+        let query_bytes = operands[0].1;
+        let key_bytes = operands.get(1).map(|(_, bytes)| *bytes);
         // Each buffer with some words behind the view.
         let mut sizes = vec![placement.query + query_bytes + 24];
         if let Some(bytes) = key_bytes {
@@ -665,9 +667,9 @@ fn twin(spec: &RotateSpec, rows: &[[f32; 2]], bytes: &mut [u8]) -> Result<(), Fa
         bytes.copy_from_slice(bytemuck::cast_slice(&tensor));
         Ok(())
     }
-    match spec.query().1 {
-        ElementType::F16 => of::<f16>(spec, rows, bytes),
-        ElementType::Bf16 => of::<bf16>(spec, rows, bytes),
+    match spec.query().storage() {
+        Storage::Float(ElementType::F16) => of::<f16>(spec, rows, bytes),
+        Storage::Float(ElementType::Bf16) => of::<bf16>(spec, rows, bytes),
         _ => of::<f32>(spec, rows, bytes),
     }
 }

@@ -6,7 +6,7 @@ use wgpu_rope::half::{bf16, f16};
 use wgpu_rope::{
     Angles, Axes, AxisOrder, CacheLayout, Direction, Element, ElementType, Frequencies, HeadLayout,
     Limits, Pair, Pairing, Placement, PositionSource, RopeConfig, RopePlan, RotateSpec,
-    RowPositions, Rows, Scaling, TablePlan, TableSpec, Yarn, reference,
+    RowPositions, Rows, Scaling, Storage, TablePlan, TableSpec, Yarn, reference,
 };
 
 use crate::memory::bounded;
@@ -285,9 +285,9 @@ fn layout(u: &mut Unstructured<'_>, tokens: u32, head_dim: u32) -> Result<HeadLa
 fn rotate(u: &mut Unstructured<'_>, config: &RopeConfig, limits: &Limits) -> Result<()> {
     let (batch, tokens) = (count(u)?, count(u)?);
     let query = layout(u, tokens, config.head_dim())?;
-    let mut spec = RotateSpec::new(config, batch, tokens, query, element(u)?);
+    let own = element(u)?;
+    let mut spec = RotateSpec::new(config, batch, tokens, query, own);
     if u.arbitrary()? {
-        let (_, own) = spec.query();
         let element = if u.ratio(3, 4)? { own } else { element(u)? };
         spec = spec.with_key(layout(u, tokens, config.head_dim())?, element);
     }
@@ -358,7 +358,8 @@ fn rotate(u: &mut Unstructured<'_>, config: &RopeConfig, limits: &Limits) -> Res
 
 /// Elements of all windows.
 fn touched(spec: &RotateSpec) -> u64 {
-    let heads = u64::from(spec.query().0.heads) + spec.key().map_or(0, |(key, _)| key.heads.into());
+    let heads = u64::from(spec.query().layout().heads)
+        + spec.key().map_or(0, |key| key.layout().heads.into());
     [spec.batch(), spec.tokens(), spec.config().rotary_dim()]
         .into_iter()
         .fold(heads, |product, count| product.saturating_mul(count.into()))
@@ -367,7 +368,7 @@ fn touched(spec: &RotateSpec) -> u64 {
 /// The rotation of one tensor, and of both where they have one type.
 fn on_cpu(u: &mut Unstructured<'_>, spec: &RotateSpec, rotated: u32) -> Result<()> {
     let end = |layout: HeadLayout| layout.end(spec.batch(), spec.tokens()).unwrap_or(u64::MAX);
-    let ends = end(spec.query().0).max(spec.key().map_or(0, |(key, _)| end(key)));
+    let ends = end(spec.query().layout()).max(spec.key().map_or(0, |key| end(key.layout())));
     let pairs = u64::from(spec.config().rotary_dim() / 2);
     let entries = spec.rows_needed(spec.tokens()).saturating_mul(pairs);
     if touched(spec) > SMALL || ends > SMALL_BUFFER || entries > SMALL_BUFFER {
@@ -375,14 +376,14 @@ fn on_cpu(u: &mut Unstructured<'_>, spec: &RotateSpec, rotated: u32) -> Result<(
     }
     if spec
         .key()
-        .is_some_and(|(_, element)| element != spec.query().1)
+        .is_some_and(|key| key.storage() != spec.query().storage())
     {
         return Ok(());
     }
     let seed: u32 = u.arbitrary()?;
-    match spec.query().1 {
-        ElementType::F32 => compare::<f32>(spec, rotated, entries, seed),
-        ElementType::F16 => compare::<f16>(spec, rotated, entries, seed),
+    match spec.query().storage() {
+        Storage::Float(ElementType::F32) => compare::<f32>(spec, rotated, entries, seed),
+        Storage::Float(ElementType::F16) => compare::<f16>(spec, rotated, entries, seed),
         _ => compare::<bf16>(spec, rotated, entries, seed),
     }
     Ok(())
@@ -404,8 +405,8 @@ fn compare<T: Element>(spec: &RotateSpec, rotated: u32, entries: u64, seed: u32)
         (0..end + 3).map(|_| T::narrow(next())).collect()
     };
     let before = [
-        buffer(spec.query().0),
-        spec.key().map_or_else(Vec::new, |(key, _)| buffer(key)),
+        buffer(spec.query().layout()),
+        spec.key().map_or_else(Vec::new, |key| buffer(key.layout())),
     ];
     let mut after = before.clone();
     let [query, key] = &mut after;

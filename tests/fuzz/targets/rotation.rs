@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use wgpu_rope::{
     ElementType, HeadLayout, Limits, Pairing, Placement, PlannedDispatch, Resource, RopePlan,
-    RotateSpec,
+    RotateSpec, Storage, TensorView,
 };
 
 /// An element of a buffer: that of the query (0) or of the key (1), and its first byte.
@@ -281,8 +281,9 @@ fn check_indices(seen: &Seen<'_>, limits: &Limits) {
 /// Checks the dispatches of a plan: what they bind, and every index.
 pub fn check(plan: &RopePlan, placement: Placement, dispatches: &[PlannedDispatch]) {
     let (spec, limits) = (plan.spec(), plan.limits());
-    let (query, key) = plan.bytes().expect("the plan was made");
-    let ends = [placement.query + query, placement.key + key.unwrap_or(0)];
+    let operands = spec.operands().expect("the plan was made");
+    let bytes = |n: usize| operands.get(n).map_or(0, |(_, bytes)| *bytes);
+    let ends = [placement.query + bytes(0), placement.key + bytes(1)];
     let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
     let mut heads = 0;
     for planned in dispatches {
@@ -315,7 +316,8 @@ pub fn check(plan: &RopePlan, placement: Placement, dispatches: &[PlannedDispatc
         heads += seen.tokens * seen.batch * (seen.sides[0].heads + seen.sides[1].heads);
     }
     // As many heads as there are.
-    let each = u64::from(spec.query().0.heads) + spec.key().map_or(0, |(key, _)| key.heads.into());
+    let each = u64::from(spec.query().layout().heads)
+        + spec.key().map_or(0, |key| key.layout().heads.into());
     let all = u128::from(spec.batch()) * u128::from(spec.tokens()) * u128::from(each);
     assert_eq!(u128::from(heads), all);
 }
@@ -487,7 +489,11 @@ fn channels(pairing: Pairing, n: u64, k: u64) -> ([u64; 2], [u64; 2]) {
 /// The same from the layouts: `rotated` pairs of every head turn.
 pub fn expected(spec: &RotateSpec, rotated: u32, placement: Placement) -> Written {
     let mut all = HashMap::new();
-    let mut tensor = |buffer: u8, (layout, element): (HeadLayout, ElementType), origin: u64| {
+    let mut tensor = |buffer: u8, view: &TensorView, origin: u64| {
+        let layout = view.layout();
+        let Storage::Float(element) = view.storage() else {
+            unreachable!("a rotation in place")
+        };
         let n = u64::from(spec.config().rotary_dim() / 2);
         for (b, t, first) in heads(spec, layout) {
             let first = first + u64::from(spec.config().rotary_offset());
