@@ -10,10 +10,14 @@
 
 mod accuracy;
 mod clock;
+#[cfg(not(target_arch = "wasm32"))]
+mod layer;
 mod plain;
 mod workload;
 
 pub use accuracy::{Errors, POSITIONS, errors};
 pub use clock::{Candidate, Clock, Sample, believed, median};
+#[cfg(not(target_arch = "wasm32"))]
+pub use layer::Layers;
 pub use plain::{Plain, float_table, floors};
 pub use workload::{Case, Layout, Workload};

@@ -27,6 +27,19 @@ impl Plain {
         sets: &[Vec<Slice<'_>>],
         grid: [u32; 3],
     ) -> Self {
+        Self::of_entry(context, name, text, None, constants, sets, grid)
+    }
+
+    /// The same for one of several entry points.
+    pub fn of_entry(
+        context: &GpuContext,
+        name: impl Into<String>,
+        text: &str,
+        entry_point: Option<&str>,
+        constants: &[(&str, f64)],
+        sets: &[Vec<Slice<'_>>],
+        grid: [u32; 3],
+    ) -> Self {
         let (name, device) = (name.into(), context.device());
         let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(&name),
@@ -36,7 +49,7 @@ impl Plain {
             label: Some(&name),
             layout: None,
             module: &module,
-            entry_point: None,
+            entry_point,
             compilation_options: wgpu::PipelineCompilationOptions {
                 constants,
                 zero_initialize_workgroup_memory: false,

@@ -460,8 +460,11 @@ impl<'a> Layer<'a> {
             let turns = heads.div_ceil(step);
             let rounds = match (spec.heads_per_invocation, limits.cpu) {
                 (Some(given), _) => given,
-                // What is loaded for a token serves all its heads; but a few workgroups there have to be.
-                (None, true) => u32::try_from(tokens * u64::from(turns) / 32).unwrap_or(u32::MAX),
+                // What is loaded for a token serves all its heads, and starting a workgroup takes as long as some of them; but a few
+                // workgroups there have to be.
+                (None, true) => u32::try_from(tokens * u64::from(turns) / 32)
+                    .unwrap_or(u32::MAX)
+                    .max(8),
                 (None, false) => [4, 2]
                     .into_iter()
                     .find(|n| tokens * u64::from(turns / n) * u64::from(workgroup) >= BUSY)
