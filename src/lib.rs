@@ -50,13 +50,29 @@
 //! attention sinks, or a block table. A token that has no slot gets -1 and is counted, whatever the buffers hold.
 //! [`TableSpec::with_query_scale`] adds a factor of the query for each row ([`QueryScale`]), which the fill of the rows writes.
 //!
+//! # A layer in one dispatch
+//!
+//! [`RotateSpec`] has optional parts: norms before the rotation ([`Norm`]), a factor of the query behind it ([`QueryFactor`]), destinations of other
+//! layouts and types, among them caches whose slots the table lists ([`TensorView`], [`TableSpec::with_slots`]), and a value that goes to its
+//! cache beside the key. What is asked for is one dispatch of `shaders/layer.wgsl`; a plain rotation in place remains one of
+//! `shaders/rotate.wgsl`. [`reference::layer`] has the same bits.
+//!
+//! - **Context shift.** A cache is a source: `RotateSpec::new(..).with_query_from(cache)` rotates keys where they lie, by slot, with a table filled
+//!   with deltas instead of positions: one for all ([`Rows::One`]) or one for each sequence ([`Rows::PerSequence`]), on each axis its own. The keys have
+//!   had the attention factor, so the table is made from [`Frequencies::without_attention_factor`]. From pages to other pages
+//!   the slots are two lists ([`TensorView::with_first_slot`]); to other frequencies the table is made from [`Frequencies::between`] and
+//!   filled with the keys' positions. Quantised caches are dequantised and quantised again on the way: each time adds at most half a scale.
+//! - **Backward.** The gradient of a rotation is the adjoint one ([`Direction::Adjoint`]), from the gradient of the output to that of the input:
+//!   [`RotateSpec::with_query_to`], and [`TensorView::accumulated`] where it is added to what is there.
+//!
 //! # What is promised
 //! - **Exact tables.** cos and sin are f32 values within 0.5 + 2^-37 ulp at every i32 position, computed in u32 arithmetic:
 //!   [`turns`] says how. No position is out of range.
 //! - **The same bits everywhere.** Rotations round each product and sum by itself, so results equal [`reference::rotate`] bit for bit in f32, f16 and bf16. Two things WGSL leaves open
 //!   remain so: which NaN a NaN is, and whether f32 denormals are flushed to zero. Rounding is to nearest even, which hardware
 //!   gives and WGSL does not promise; [`GpuContext::self_test`] checks a device.
-//! - **Baseline WebGPU.** No features, default limits, 3 storage buffers for the rotation and at most 4 for the table. Larger tensors are rotated in windows.
+//! - **Baseline WebGPU.** No features, default limits, 3 storage buffers for the rotation, at most 4 for the table and 8 for a layer in one
+//!   dispatch. Larger tensors are rotated in windows.
 //! - **Nothing behind the application's back.** Recording submits nothing, polls nothing, writes nothing through the queue.
 //! - **Errors, not panics.** Every fault that the crate can see (shapes, sizes, usages, alignment, overlap, the table's width and
 //!   rows, limits) is a [`RopeError`] naming operand, rule and value, and nothing is recorded then. Natively that includes what wgpu
