@@ -562,7 +562,8 @@ fn octets_of(stream: u32, n: u32) -> vec2<u32> {
     }
     let turning = WINDOW / 16u;
     let before = OFFSET / 8u;
-    let block = select(BLOCK / 8u, turning, INTERLEAVED);
+    // 0 where this is not called: a quotient by a constant 0 is no valid pipeline all the same.
+    let block = max(select(BLOCK / 8u, turning, INTERLEAVED), 1u);
     let first = before + n + n / block * block;
     if (dim_of(stream) == WINDOW) {
         return vec2(first, first + block);
