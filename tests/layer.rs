@@ -21,8 +21,9 @@ use common::job::{Flow, Job, Tensor};
 use common::layer::Case;
 use common::{contexts_with, name};
 use wgpu_rope::{
-    ElementType, GpuContext, HeadLayout, NormWeight, Operand, Pairing, Place, QueryFactor,
-    QueryScale, RopeConfig, Rows, Storage, wgpu,
+    Direction, ElementType, Frequencies, GpuContext, HeadLayout, Norm, NormWeight, Operand,
+    Pairing, Place, QueryFactor, QueryScale, RopeConfig, RotateSpec, Rows, Scaling, Storage,
+    TensorView, reference, wgpu,
 };
 
 const F32: ElementType = ElementType::F32;
@@ -447,4 +448,273 @@ fn norms_over_all_heads_have_the_bits_of_the_twin() {
         )
     };
     check(On::One, "a norm over all heads of one of two", &job);
+}
+
+#[test]
+fn gradients_are_added_to_what_is_there() {
+    let config = RopeConfig::new(64)
+        .with_rotary_dim(48)
+        .with_rotary_offset(8);
+    for (what, alignment) in [("octets", 16), ("channels, 4 bytes past 16", 4)] {
+        let job = Job {
+            direction: Direction::Adjoint,
+            alignment,
+            as_gpu: alignment == 4,
+            ..Job::new(
+                &config,
+                2,
+                3,
+                &[
+                    Flow::new(tensor(bshd(3, 2, 64), F32)).to(tensor(bshd(3, 2, 64), F32).added()),
+                    Flow::new(tensor(bshd(3, 2, 64), F16)).to(tensor(bhsd(3, 2, 64), F16).added()),
+                    Flow::new(tensor(bshd(3, 2, 64), BF16))
+                        .to(tensor(bshd(3, 2, 64), BF16).added()),
+                ],
+            )
+        };
+        let case = job.case();
+        let plan = case.plan(CONTEXTS[0].kernel().limits()).unwrap();
+        let places: wgpu_rope::Places = case.places().into_iter().collect();
+        let planned = &plan.dispatches(places).unwrap()[0];
+        assert!(what.starts_with(planned.entry_point), "{what}");
+        check(On::One, what, &job);
+    }
+}
+
+#[test]
+fn layers_without_rotation_have_the_rest() {
+    let config = RopeConfig::new(64);
+    let job = Job {
+        rotates: false,
+        factor: QueryFactor::PerRow,
+        scale: Some(QueryScale::llama4(4, 0.1, 4096).unwrap()),
+        rows: Rows::PerToken,
+        slots: vec![-1; 6],
+        ..Job::new(
+            &config,
+            2,
+            3,
+            &[
+                Flow::new(tensor(bshd(3, 2, 64), F32)).normed(1e-6, NormWeight::None),
+                // No slot: the cache is left as it is.
+                Flow::new(tensor(bshd(3, 2, 64), F16))
+                    .to(tensor(bshd(3, 2, 64), F16).in_slots(3, 3)),
+            ],
+        )
+    };
+    check(On::One, "without rotation", &job);
+}
+
+#[test]
+fn pairs_without_frequency_keep_their_bits() {
+    // Gemma 4's pairs at the end, and others between those that turn.
+    let factors: Vec<f64> = (0..32)
+        .map(|k| if k % 5 == 1 { f64::INFINITY } else { 1.0 })
+        .collect();
+    let proportional = Scaling::Proportional {
+        rotated_pairs: 9,
+        factor: 1.0,
+    };
+    for (what, scaling, alignment) in [
+        ("some at the end", proportional.clone(), 16),
+        (
+            "some between",
+            Scaling::FrequencyFactors(factors.clone()),
+            16,
+        ),
+        (
+            "some between, channels",
+            Scaling::FrequencyFactors(factors),
+            4,
+        ),
+    ] {
+        let config = RopeConfig::new(64).with_scaling(scaling);
+        let frequencies = Frequencies::new(&config).unwrap();
+        let layout = bshd(3, 2, 64);
+        let spec = RotateSpec::new(&config, 1, 3, layout, F32)
+            .with_query_to(TensorView::new(layout, F32))
+            .with_frequencies(&frequencies);
+        let mut case = Case::new(&config, spec, &[]);
+        // The first operand stands at 0: one word further is not on 16 bytes.
+        case.places = [
+            (Operand::Query, at(0, 16)),
+            (Operand::QueryTo, at(1, alignment)),
+        ]
+        .into();
+        let mut before = case.buffers();
+        // Infinity and NaN would not stay as they are if they were multiplied by 1 and 0; quiet, since a load may make them so.
+        for head in before[0][4..][..6 * 64].chunks_mut(64) {
+            head[1] = f32::INFINITY.to_bits();
+            head[31] = 0x7fc0_1234;
+        }
+        for context in CONTEXTS.iter().filter(|context| takes_all(context)) {
+            // What turns a NaN is a NaN of any bits: the pair 31 turns in the second configuration.
+            if what != "some at the end" {
+                for head in before[0][4..][..6 * 64].chunks_mut(64) {
+                    head[31] = 0x3f80_0000;
+                }
+            }
+            case.check_from(context, what, &before);
+        }
+    }
+}
+
+#[test]
+fn layers_that_do_not_fit_take_several_dispatches() {
+    // Weights of two types cannot be in one dispatch; key and value still are.
+    let config = RopeConfig::new(64);
+    let job = Job {
+        ..Job::new(
+            &config,
+            1,
+            3,
+            &[
+                Flow::new(tensor(bshd(3, 2, 64), F32)).normed(1e-6, NormWeight::Scale(F16)),
+                Flow::new(tensor(bshd(3, 2, 64), F32)).normed(1e-6, NormWeight::Scale(F32)),
+                Flow::new(tensor(bshd(3, 2, 64), F32)).normed(1e-6, NormWeight::OnePlus(F32)),
+            ],
+        )
+    };
+    assert_eq!(check(On::One, "weights of two types", &job), 2);
+    let mut job = job;
+    job.flows[2].as_mut().unwrap().norm = Some((1e-6, NormWeight::OnePlus(BF16)));
+    assert_eq!(check(On::One, "weights of three types", &job), 3);
+
+    // Windows of tokens and of the batch. Slots and rows are those of the window.
+    let flows = [
+        Flow::new(tensor(bshd(7, 2, 64), F32)).to(tensor(bhsd(7, 2, 64), F16)),
+        Flow::new(tensor(bshd(7, 1, 64), F32)).to(tensor(bshd(4, 1, 64), F32).in_slots(9, 4)),
+        Flow::new(tensor(bshd(7, 1, 64), F16)).to(tensor(bhsd(4, 1, 64), F32).in_slots(9, 4)),
+    ];
+    let job = Job {
+        rows: Rows::PerToken,
+        factor: QueryFactor::PerRow,
+        scale: Some(QueryScale::llama4(8, 0.1, 4096).unwrap()),
+        slots: (0..21).map(|n| n * 5 % 36 - 2).collect(),
+        grid: Some(3),
+        ..Job::new(&config, 3, 7, &flows)
+    };
+    assert_eq!(check(On::One, "a small grid", &job), 3);
+    let job = Job {
+        grid: None,
+        // All of a cache has to fit.
+        binding: Some(36 * 64 * 4 + 256),
+        ..job
+    };
+    // The query does not fit as a whole: each stream goes by itself, and it in two parts.
+    assert_eq!(check(On::One, "a small binding", &job), 4);
+    // Scales of int8, blocks, of a window.
+    let job = Job {
+        grid: Some(2),
+        ..Job::new(
+            &config,
+            2,
+            5,
+            &[
+                Flow::new(tensor(bshd(5, 2, 64), Storage::Int8))
+                    .to(tensor(bhsd(5, 2, 64), Storage::Q8_0)),
+                Flow::new(tensor(bhsd(5, 2, 64), Storage::Q8_0))
+                    .to(tensor(bshd(5, 2, 64), Storage::Int8)),
+            ],
+        )
+    };
+    assert!(check(On::One, "quantised, a small grid", &job) >= 3);
+}
+
+#[test]
+fn fewer_tokens_than_planned_may_be_recorded() {
+    let config = RopeConfig::new(64);
+    let cache = |storage: ElementType| tensor(bshd(4, 2, 64), storage).in_slots(5, 4);
+    let job = Job {
+        rows: Rows::PerToken,
+        recorded: Some(3),
+        slots: vec![3, 17, -1, 0, 9, 4, 1, 19, 2, 8],
+        ..Job::new(
+            &config,
+            2,
+            5,
+            &[
+                Flow::new(tensor(bshd(5, 2, 64), F32)).to(cache(F32)),
+                Flow::new(tensor(bhsd(5, 2, 64), F16)).to(cache(F16)),
+            ],
+        )
+    };
+    check(On::One, "3 of 5 tokens", &job);
+}
+
+/// i32 of any size of which no two are the same slot.
+fn garbage(random: &mut fastrand::Rng, count: usize, slots: i32) -> Vec<i32> {
+    let mut left: Vec<i32> = (0..slots).collect();
+    random.shuffle(&mut left);
+    (0..count)
+        .map(|_| match random.u8(..8) {
+            0 => random.i32(i32::MIN..0),
+            1 => i32::MIN,
+            2 => i32::MAX - random.i32(0..2),
+            3 => slots + random.i32(0..3),
+            4 => random.i32(slots..),
+            5 => -1,
+            _ => left.pop().unwrap_or(-1),
+        })
+        .collect()
+}
+
+#[test]
+fn no_slot_leads_outside_of_the_cache() {
+    let mut random = fastrand::Rng::with_seed(5);
+    let config = RopeConfig::new(64);
+    for (n, storage) in [F16.into(), Storage::Int8].into_iter().enumerate() {
+        for seed in 0..6 {
+            let flows = [
+                Flow::new(tensor(bshd(33, 1, 64), F32)),
+                Flow::new(tensor(bshd(33, 2, 64), F32))
+                    .to(tensor(bshd(3, 2, 64), storage).in_slots(5, 3)),
+                Flow::new(tensor(bhsd(4, 2, 64), F16).in_slots(4, 4))
+                    .to(tensor(bhsd(33, 2, 64), F32)),
+            ];
+            let job = Job {
+                as_gpu: n == 0,
+                seed,
+                slots: garbage(&mut random, 33, 15),
+                ..Job::new(&config, 1, 33, &flows)
+            };
+            check(On::One, "slots of any kind", &job);
+        }
+    }
+}
+
+#[test]
+fn small_heads_of_any_pairing_have_the_bits_of_the_twin() {
+    for (n, (dim, rotary, offset, pairing)) in [
+        (2, 2, 0, Pairing::HalfSplit),
+        (6, 4, 1, Pairing::HalfSplit),
+        (6, 6, 0, Pairing::HalfSplitBlocks(3)),
+        (20, 12, 8, Pairing::InterleavedToHalfSplit),
+        (120, 64, 40, Pairing::HalfSplitToInterleaved),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let config = RopeConfig::new(dim)
+            .with_rotary_dim(rotary)
+            .with_rotary_offset(offset)
+            .with_pairing(pairing);
+        let job = Job {
+            as_gpu: n % 2 == 1,
+            pairs: (n == 3).then_some(4),
+            alignment: 4,
+            ..Job::new(
+                &config,
+                2,
+                3,
+                &[
+                    Flow::new(tensor(bshd(3, 3, dim), [F32, F16, BF16][n % 3]))
+                        .normed(1e-6, NormWeight::Scale(F16)),
+                    Flow::new(tensor(bhsd(3, 2, dim), [F16, F32, BF16][n % 3]))
+                        .to(tensor(bshd(3, 2, dim), [BF16, F16][n % 2])),
+                ],
+            )
+        };
+        check(On::One, &format!("{dim} {pairing:?}"), &job);
+    }
 }

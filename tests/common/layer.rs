@@ -288,11 +288,15 @@ impl Case {
 
     /// Compares all words of all buffers. Returns the dispatches that it took.
     pub fn check(&self, context: &GpuContext, what: &str) -> usize {
-        let before = self.buffers();
-        let mut expected = before.clone();
+        self.check_from(context, what, &self.buffers())
+    }
+
+    /// The same from these buffers on.
+    pub fn check_from(&self, context: &GpuContext, what: &str, before: &[Vec<u32>]) -> usize {
+        let mut expected = before.to_vec();
         self.twin(&mut expected);
         assert_ne!(before, expected, "{what}: nothing was done");
-        let (got, dispatches) = self.run(context, &before);
+        let (got, dispatches) = self.run(context, before);
         for (n, (got, expected)) in got.iter().zip(&expected).enumerate() {
             let differs = got.iter().zip(expected).position(|(a, b)| a != b);
             if let Some(at) = differs {
