@@ -718,3 +718,243 @@ fn small_heads_of_any_pairing_have_the_bits_of_the_twin() {
         check(On::One, &format!("{dim} {pairing:?}"), &job);
     }
 }
+
+/// Pages of 8 tokens with two heads of 64 in f32, which are rotated where they are, all by the one row of the table.
+fn shifted(frequencies: &Frequencies, position: i32, slots: &[i32]) -> Case {
+    let pages = TensorView::cache(bshd(8, 2, 64), 3, 8, F32);
+    let spec = RotateSpec::new(
+        &RopeConfig::new(64),
+        1,
+        u32::try_from(slots.len()).unwrap(),
+        bshd(8, 2, 64),
+        F32,
+    )
+    .with_query_from(pages)
+    .with_rows(Rows::One);
+    Case {
+        frequencies: Some(frequencies.clone()),
+        positions: Some(vec![position]),
+        ..Case::new(&RopeConfig::new(64), spec, slots)
+    }
+}
+
+/// What devices and the twin make of a case, from these buffers on.
+fn made(what: &str, case: &Case, before: &[Vec<u32>]) -> Vec<Vec<u32>> {
+    for context in CONTEXTS.iter().filter(|context| takes_all(context)) {
+        case.check_from(context, what, before);
+    }
+    let mut after = before.to_vec();
+    case.twin(&mut after);
+    after
+}
+
+/// Compares keys channel by channel, in units of u = 2^-24 of the length of each pair.
+///
+/// With r the length of a pair, |x c| + |y s| is at most r, so a rotation puts a channel off by at most 3.01 u r (`common::bound`) and the
+/// pair by sqrt(2) times that, which later rotations keep. After two rotations a channel is off by at most 3.01 (1 + sqrt(2)) u r, after one
+/// by 3.01 u r: 10.3 u r are between them. A factor in the entries is rounded too, one u for each table: 3 more.
+fn check_pairs(what: &str, got: &[u32], expected: &[u32], allowed: f64) {
+    assert_eq!(got.len(), expected.len());
+    let mut worst = 0.0_f64;
+    for (got, expected) in got.chunks(64).zip(expected.chunks(64)) {
+        let value = |words: &[u32], c: usize| f64::from(f32::from_bits(words[c]));
+        for k in 0..32 {
+            let length = value(expected, k).hypot(value(expected, k + 32));
+            for c in [k, k + 32] {
+                let error = (value(got, c) - value(expected, c)).abs();
+                worst = worst.max(error / (length * 2_f64.powi(-24)));
+            }
+        }
+    }
+    eprintln!("{what}: {worst:.2} u of {allowed}");
+    assert!(worst <= allowed, "{what}: {worst} u > {allowed} u");
+    assert!(worst > 0.0, "{what}: nothing was rounded");
+}
+
+#[test]
+fn keys_in_a_cache_are_rotated_on() {
+    let config = RopeConfig::new(64).with_attention_factor(1.25);
+    let frequencies = Frequencies::new(&config).unwrap();
+    let plain = frequencies.without_attention_factor();
+    // All but three slots; the last is none.
+    let slots: Vec<i32> = (0..24).filter(|slot| slot % 7 != 2).chain([-1]).collect();
+    let case = |frequencies: &Frequencies, position| shifted(frequencies, position, &slots);
+    let before = case(&plain, 1).buffers();
+    let head = usize::try_from(case(&plain, 1).places()[&Operand::Query].offset / 4).unwrap();
+    let kept = |buffers: &[Vec<u32>]| -> Vec<u32> {
+        let keys = &buffers[0][head..][..24 * 128];
+        let own = keys.chunks(128).zip(0..);
+        own.filter(|(_, slot)| slots.contains(slot))
+            .flat_map(|(key, _)| key.to_vec())
+            .collect()
+    };
+    let rotated = |what, frequencies: &Frequencies, position, from: &[Vec<u32>]| {
+        made(what, &case(frequencies, position), from)
+    };
+    // A shift by a and then by b is one by a + b.
+    let a = rotated("a", &plain, -777, &before);
+    let a_b = rotated("a, b", &plain, 1234, &a);
+    let both = rotated("a + b", &plain, 1234 - 777, &before);
+    check_pairs("two shifts", &kept(&a_b), &kept(&both), 10.3);
+    // The factor is in the keys once they are cached: shifts leave it out.
+    let cached = rotated("cached", &frequencies, 4000, &before);
+    let moved = rotated("moved", &plain, -96, &cached);
+    let at_once = rotated("at once", &frequencies, 3904, &before);
+    check_pairs("factor once", &kept(&moved), &kept(&at_once), 13.3);
+    // From one set of frequencies to another, at the same position.
+    let longer = RopeConfig::new(64)
+        .with_theta(1e6)
+        .with_attention_factor(1.5);
+    let longer = Frequencies::new(&longer).unwrap();
+    let between = Frequencies::between(&frequencies, &longer).unwrap();
+    let turned = rotated("between", &between, 4000, &cached);
+    let at_once = rotated("longer", &longer, 4000, &before);
+    check_pairs("other frequencies", &kept(&turned), &kept(&at_once), 13.3);
+}
+
+#[test]
+fn keys_go_from_pages_to_other_pages_and_are_rotated_on() {
+    let config = RopeConfig::new(64);
+    // Two lists in one: where tokens are, where they go.
+    let slots = vec![0, 5, 23, -1, 9, 11, 1, 0, 40, 2];
+    for (what, storage) in [("pages, f16", F16.into()), ("pages, blocks", Storage::Q8_0)] {
+        let to = Tensor {
+            first_slot: 5,
+            ..tensor(bhsd(4, 2, 64), storage).in_slots(3, 4)
+        };
+        let job = Job {
+            rows: Rows::One,
+            positions: Some(vec![-250]),
+            slots: slots.clone(),
+            ..Job::new(
+                &config,
+                1,
+                5,
+                &[Flow::new(tensor(bshd(8, 2, 64), storage).in_slots(3, 8)).to(to)],
+            )
+        };
+        check(On::One, what, &job);
+    }
+}
+
+#[test]
+fn what_is_appended_is_what_a_rotation_in_place_gives() {
+    let config = RopeConfig::new(64).with_pairing(Pairing::Interleaved);
+    let slots = [7, -1, 0, 19, 4];
+    let layout = bshd(5, 3, 64);
+    let pages = TensorView::cache(bhsd(4, 3, 64), 5, 4, F16);
+    let spec = RotateSpec::new(&config, 1, 5, layout, F32).with_query_to(pages);
+    let case = Case::new(&config, spec, &slots);
+    let before = case.buffers();
+    let after = made("append", &case, &before);
+    let places = case.places();
+    let words = |operand: Operand, buffers: &[Vec<u32>]| {
+        let place = places[&operand];
+        let at = usize::try_from(place.offset / 4).unwrap();
+        buffers[place.buffer as usize][at..].to_vec()
+    };
+    let mut plain: Vec<f32> = words(Operand::Query, &before)[..5 * 3 * 64]
+        .iter()
+        .map(|word| f32::from_bits(*word))
+        .collect();
+    let frequencies = Frequencies::new(&config).unwrap();
+    let positions = case.positions();
+    let rows = reference::table(
+        &wgpu_rope::TableSpec::new(&frequencies),
+        (&positions[..]).into(),
+    )
+    .unwrap();
+    let in_place = RotateSpec::new(&config, 1, 5, layout, F32);
+    reference::rotate(&in_place, &rows, &mut plain, None).unwrap();
+    let cache = words(Operand::QueryTo, &after);
+    let cache: &[u16] = bytemuck::cast_slice(&cache);
+    for (t, slot) in slots.into_iter().enumerate().filter(|(_, slot)| *slot >= 0) {
+        let (page, place) = (slot as usize / 4, slot as usize % 4);
+        for (h, c) in (0..3).flat_map(|h| (0..64).map(move |c| (h, c))) {
+            let got = cache[((page * 3 + h) * 4 + place) * 64 + c];
+            let expected = wgpu_rope::half::f16::from_f32(plain[(t * 3 + h) * 64 + c]);
+            assert_eq!(got, expected.to_bits(), "token {t}, head {h}, channel {c}");
+        }
+    }
+}
+
+#[test]
+fn a_norm_and_a_rotation_at_once_are_those_two() {
+    for (dim, rotary, offset) in [(64, 32, 16), (66, 24, 5)] {
+        let config = RopeConfig::new(dim)
+            .with_rotary_dim(rotary)
+            .with_rotary_offset(offset);
+        let layout = bshd(3, 5, dim);
+        let norm = Norm::rms(1e-5, NormWeight::Scale(F32));
+        let spec = RotateSpec::new(&config, 2, 3, layout, F32)
+            .with_query_norm(norm)
+            .with_rows(Rows::PerToken);
+        let case = Case::new(&config, spec.clone(), &[]);
+        let before = case.buffers();
+        let joint = made("norm and rotation", &case, &before);
+        let first = Case::new(&config, spec.without_rotation(), &[]);
+        assert_eq!(first.places(), case.places());
+        // The sum of the squares is taken in the order of the window's pairs: it depends on whether there is a window.
+        let normed = match dim {
+            64 => {
+                let mut after = before.clone();
+                let unturned = Case {
+                    positions: Some(vec![0; 6]),
+                    ..case.clone()
+                };
+                unturned.twin(&mut after);
+                after
+            }
+            _ => made("norm", &first, &before),
+        };
+        let spec = RotateSpec::new(&config, 2, 3, layout, F32).with_rows(Rows::PerToken);
+        let mut second = Case::new(&config, spec, &[]);
+        second.places = case.places();
+        second
+            .places
+            .retain(|operand, _| *operand == Operand::Query);
+        let mut one_by_one = normed.clone();
+        second.twin(&mut one_by_one[..1]);
+        assert_eq!(one_by_one, joint, "{dim}");
+    }
+}
+
+/// <R x, y> and <x, R^T y>: each channel of a rotation is off by at most 3.01 u of |x c| + |y s|, and factors in the entries by one more.
+#[test]
+fn gradients_are_adjoint() {
+    let config = RopeConfig::new(64)
+        .with_rotary_dim(48)
+        .with_attention_factor(1.25);
+    let layout = bshd(3, 2, 64);
+    let spec = RotateSpec::new(&config, 1, 3, layout, F32)
+        .with_query_to(TensorView::new(layout, F32).accumulated());
+    let case = |direction, seed| Case {
+        direction,
+        seed,
+        ..Case::new(&config, spec.clone(), &[])
+    };
+    let turned = |direction, seed| {
+        let case = case(direction, seed);
+        let mut before = case.buffers();
+        let at = usize::try_from(case.places()[&Operand::QueryTo].offset / 4).unwrap();
+        before[1][at..][..6 * 64].fill(0);
+        let after = made("gradient", &case, &before);
+        let values = |words: &[u32]| -> Vec<f64> {
+            let values = words.iter().map(|word| f64::from(f32::from_bits(*word)));
+            values.collect()
+        };
+        let from = usize::try_from(case.places()[&Operand::Query].offset / 4).unwrap();
+        (
+            values(&before[0][from..][..6 * 64]),
+            values(&after[1][at..][..6 * 64]),
+        )
+    };
+    let (x, turned_x) = turned(Direction::Forward, 1);
+    let (y, turned_y) = turned(Direction::Adjoint, 2);
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    // By Cauchy and Schwarz, |x c| + |y s| is at most the length of the pair.
+    let length = |a: &[f64]| dot(a, a).sqrt();
+    let allowed = 2.0 * 4.01 * 2_f64.powi(-24) * 2_f64.sqrt() * 1.25 * length(&x) * length(&y);
+    let error = (dot(&turned_x, &y) - dot(&x, &turned_y)).abs();
+    assert!(error <= allowed, "{error:e} > {allowed:e}");
+}
