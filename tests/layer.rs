@@ -958,3 +958,201 @@ fn gradients_are_adjoint() {
     let error = (dot(&turned_x, &y) - dot(&x, &turned_y)).abs();
     assert!(error <= allowed, "{error:e} > {allowed:e}");
 }
+
+/// A layer of any kind. `fast`: such as entry point octets takes.
+fn any_job(random: &mut fastrand::Rng, fast: bool) -> Job {
+    let dim = random
+        .choice(if fast {
+            [64, 80, 96, 128, 16, 256, 192, 32]
+        } else {
+            [2, 6, 20, 64, 66, 96, 120, 18]
+        })
+        .unwrap();
+    let granule = if fast { 16 } else { 2 };
+    let rotary = granule * random.u32(1..=dim / granule);
+    let rotary = if random.bool() { dim } else { rotary };
+    let offset = random.u32(0..=dim - rotary);
+    let offset = if fast { offset / 8 * 8 } else { offset };
+    let blocks = random.u32(1..4);
+    let pairing = match random.u8(..if fast { 3 } else { 5 }) {
+        0 => Pairing::Interleaved,
+        1 if (rotary / 2).is_multiple_of(blocks * if fast { 8 } else { 1 }) => {
+            Pairing::HalfSplitBlocks(blocks)
+        }
+        3 => Pairing::InterleavedToHalfSplit,
+        4 => Pairing::HalfSplitToInterleaved,
+        _ => Pairing::HalfSplit,
+    };
+    let config = RopeConfig::new(dim)
+        .with_rotary_dim(rotary)
+        .with_rotary_offset(offset)
+        .with_pairing(pairing);
+    let (batch, tokens) = (random.u32(1..4), random.u32(1..8));
+    let slots = batch * tokens;
+    let pages = [slots.div_ceil(3) + 1, 3];
+    let float = |random: &mut fastrand::Rng| random.choice([F32, F16, BF16]).unwrap();
+    let storage = |random: &mut fastrand::Rng, dim: u32| match random.u8(..4) {
+        0 if !fast => Storage::Int8,
+        1 if !fast && dim % 32 == 0 => Storage::Q8_0,
+        _ => float(random).into(),
+    };
+    let place = |random: &mut fastrand::Rng, heads: u32, dim: u32, storage: Storage| {
+        let unit = match storage {
+            Storage::Q8_0 => 32,
+            Storage::Int8 => u64::from(dim),
+            _ if fast => 8,
+            _ => 1,
+        };
+        let in_slots = random.bool();
+        let [outer, inner] = if in_slots { pages } else { [batch, tokens] }.map(u64::from);
+        let mut gap = || unit * random.u64(0..3);
+        let (wide, heads_of) = (u64::from(dim), u64::from(heads));
+        let (a, b, c, first) = (gap(), gap(), gap(), gap());
+        // Token by token, head by head, or channel by channel.
+        let way = random.u8(..3);
+        let is_float = matches!(storage, Storage::Float(_));
+        let (strides, channel) = match way {
+            0 if !fast && is_float => {
+                let channel = inner + a;
+                let head = wide * channel + b;
+                ([heads_of * head + c, 1, head], channel)
+            }
+            1 => {
+                let token = wide + a;
+                let head = inner * token + b;
+                ([heads_of * head + c, token, head], 1)
+            }
+            _ => {
+                let head = wide + a;
+                let token = heads_of * head + b;
+                ([inner * token + c, token, head], 1)
+            }
+        };
+        let layout = bshd(tokens, heads, dim)
+            .with_strides(strides[0], strides[1], strides[2])
+            .with_offset(first);
+        assert!(layout.end(u32::try_from(outer).unwrap(), 1).is_ok());
+        let tensor = Tensor {
+            channel_stride: u32::try_from(channel).unwrap(),
+            ..tensor(layout, storage)
+        };
+        if in_slots {
+            tensor.in_slots(pages[0], pages[1])
+        } else {
+            tensor
+        }
+    };
+    let weight = float(random);
+    let whole = !fast && random.u8(..4) == 0;
+    let mut flows = Vec::new();
+    for n in 0..random.usize(1..4) {
+        let dim = match n {
+            2 if fast => 16 * random.u32(1..9),
+            2 => random.u32(1..70),
+            _ => dim,
+        };
+        let heads = random.u32(1..6);
+        let from = storage(random, dim);
+        let from = Tensor {
+            channel_stride: 1,
+            ..loop {
+                let from = place(random, heads, dim, from);
+                if from.channel_stride == 1 {
+                    break from;
+                }
+            }
+        };
+        let mut flow = Flow::new(from);
+        if random.bool() {
+            flow = flow.normed(
+                [1e-6, 1e-5, 0.1][random.usize(..3)],
+                [
+                    NormWeight::None,
+                    NormWeight::Scale(weight),
+                    NormWeight::OnePlus(weight),
+                ][random.usize(..3)],
+            );
+        }
+        if random.u8(..3) > 0 || (n == 2 && flow.norm.is_none()) {
+            let storage = storage(random, dim);
+            let to = place(random, heads, dim, storage);
+            let adds = matches!(storage, Storage::Float(_)) && random.u8(..4) == 0;
+            flow = flow.to(Tensor { adds, ..to });
+        }
+        flows.push(flow);
+    }
+    let (factor, scale) = match random.u8(..3) {
+        0 => (QueryFactor::Constant(-0.37), None),
+        1 => (
+            QueryFactor::PerRow,
+            Some(QueryScale::llama4(8, 0.1, 4096).unwrap()),
+        ),
+        _ => (QueryFactor::One, None),
+    };
+    let mut listed: Vec<i32> = (0..pages.iter().product::<u32>() as i32).collect();
+    random.shuffle(&mut listed);
+    listed.truncate(slots as usize);
+    for slot in &mut listed {
+        if random.u8(..6) == 0 {
+            *slot = random.choice([-1, i32::MIN, i32::MAX, 100_000]).unwrap();
+        }
+    }
+    Job {
+        whole,
+        factor,
+        scale,
+        rotates: random.u8(..6) > 0,
+        pairs: (random.u8(..4) == 0).then(|| random.u32(1..=rotary / 2)),
+        rows: random
+            .choice([Rows::Shared, Rows::PerToken, Rows::PerSequence, Rows::One])
+            .unwrap(),
+        direction: random
+            .choice([Direction::Forward, Direction::Adjoint])
+            .unwrap(),
+        slots: listed,
+        alignment: if fast { 16 } else { 4 },
+        as_gpu: random.bool(),
+        grid: (random.u8(..6) == 0).then_some(30),
+        heads_per_invocation: (random.u8(..3) == 0).then(|| random.u32(1..9)),
+        seed: random.u64(..),
+        ..Job::new(&config, batch, tokens, &flows)
+    }
+}
+
+#[test]
+fn the_twin_keeps_its_bounds() {
+    let mut random = fastrand::Rng::with_seed(21);
+    let (mut worst, mut done, mut kinds) = (0.0_f64, 0, [0; 2]);
+    for n in 0..600 {
+        let job = any_job(&mut random, n % 2 == 0);
+        let case = job.case();
+        let before = case.buffers();
+        let mut after = before.clone();
+        case.twin(&mut after);
+        worst = worst.max(job.check(&before, &after));
+        done += 1;
+        let plan = case.plan(&wgpu_rope::Limits::default()).unwrap();
+        let places: wgpu_rope::Places = case.places().into_iter().collect();
+        for planned in plan.dispatches(places).unwrap() {
+            kinds[usize::from(planned.entry_point == "channels")] += 1;
+        }
+    }
+    eprintln!("{done} layers, {kinds:?} dispatches, at most {worst:.3} of the bound");
+    assert!(kinds.iter().all(|&count| count > 100), "{kinds:?}");
+}
+
+#[test]
+fn layers_of_any_kind_have_the_bits_of_the_twin() {
+    let mut random = fastrand::Rng::with_seed(8);
+    for n in 0..24 {
+        let job = any_job(&mut random, n % 2 == 0);
+        let case = job.case();
+        let before = case.buffers();
+        let mut after = before.clone();
+        case.twin(&mut after);
+        // All slots may be none.
+        if after != before {
+            check(On::One, &format!("layer {n}"), &job);
+        }
+    }
+}
