@@ -931,6 +931,8 @@ fn gradients_are_adjoint() {
     let case = |direction, seed| Case {
         direction,
         seed,
+        // As a host plans that does not know its device.
+        coarser: Some(256),
         ..Case::new(&config, spec.clone(), &[])
     };
     let turned = |direction, seed| {
@@ -1154,5 +1156,143 @@ fn layers_of_any_kind_have_the_bits_of_the_twin() {
         if after != before {
             check(On::One, &format!("layer {n}"), &job);
         }
+    }
+}
+
+#[test]
+fn layers_are_bound_and_recorded_or_refused_by_name() {
+    use wgpu_rope::{CosSinTable, Operands, Positions, RopeDispatch, RopePlan, Slots, TableSpec};
+    let context = &CONTEXTS[0];
+    let kernel = context.kernel();
+    let config = RopeConfig::new(64);
+    let frequencies = Frequencies::new(&config).unwrap();
+    let layout = bshd(5, 2, 64);
+    let pages = TensorView::cache(layout, 4, 5, Storage::Int8);
+    let spec = RotateSpec::new(&config, 1, 5, layout, F32)
+        .with_query_to(pages)
+        .with_query_factor(QueryFactor::PerRow);
+    let table = |spec: &TableSpec| kernel.table(spec, 5).unwrap();
+    let plain = TableSpec::new(&frequencies);
+    let scale = QueryScale::llama4(8, 0.1, 100).unwrap();
+    let scaled = plain.clone().with_query_scale(scale.clone());
+    let full = table(&scaled.clone().with_slots(5));
+    let buffer = context
+        .upload(&vec![0_u32; 20 * 128], wgpu::BufferUsages::empty())
+        .unwrap();
+    let others = [0; 3].map(|_: i32| {
+        context
+            .upload(&vec![0_u32; 20 * 128], wgpu::BufferUsages::empty())
+            .unwrap()
+    });
+    let operands = Operands::new(buffer.slice(..))
+        .with(Operand::QueryTo, others[0].slice(..))
+        .with(Operand::QueryToScales, others[1].slice(..));
+    let plan = RopePlan::new(&spec, kernel.limits()).unwrap();
+    let prepared = kernel.prepare(&plan).unwrap();
+    let refused = |operands: &Operands<'_>, table: &CosSinTable, message: &str| {
+        let error = prepared.bind(operands, table).unwrap_err().to_string();
+        assert_eq!(error, message);
+    };
+    refused(
+        &Operands::new(buffer.slice(..)),
+        &full,
+        "query destination: is planned and must be given (Operands::with), got none",
+    );
+    refused(
+        &Operands::new(buffer.slice(..)).with(Operand::QueryTo, others[0].slice(..)),
+        &full,
+        "query destination scales: is planned and must be given (Operands::with), got none",
+    );
+    refused(
+        &operands.with(Operand::KeyWeight, others[2].slice(..)),
+        &full,
+        "key weight: is not planned (RotateSpec::operands) and must not be given, got one",
+    );
+    refused(
+        &operands.with(Operand::QueryToScales, others[1].slice(..16)),
+        &full,
+        "query destination scales: must hold 160 bytes from byte 0 on, got 16 bytes",
+    );
+    refused(
+        &operands.with(Operand::QueryTo, full.buffer().slice(..)),
+        &full,
+        // The first fault counts: a table is smaller than the tensor.
+        &format!(
+            "query destination: must hold 2560 bytes from byte 0 on, got {} bytes",
+            full.buffer().size()
+        ),
+    );
+    refused(
+        &operands.with(Operand::QueryToScales, full.buffer().slice(..)),
+        &full,
+        "query destination scales: must not be the buffer of the table, got that buffer",
+    );
+    refused(
+        &operands,
+        &table(&scaled),
+        "table: must have room for 5 slots (TableSpec::with_slots), got 0",
+    );
+    refused(
+        &operands,
+        &table(&plain.with_slots(5)),
+        "table: must have a scale of the query for each row (TableSpec::with_query_scale), got none",
+    );
+    // Slots count as filled once their fill is recorded, and only as many as it makes.
+    let dispatch: RopeDispatch = prepared.bind(&operands, &full).unwrap();
+    let ids = context
+        .upload(&[0_i32, 1, 2, 3, 4], wgpu::BufferUsages::empty())
+        .unwrap();
+    let rows = full.bind_positions(Positions::Ids(ids.slice(..))).unwrap();
+    let slots = full
+        .bind_slots(Slots::Listed {
+            slot_mapping: ids.slice(..),
+            batch: 1,
+            tokens: 5,
+            capacity: 20,
+        })
+        .unwrap();
+    let unfilled =
+        "table: must have the slots of 5 tokens filled by the last recorded SlotFill, got";
+    let record = |filled: u32| {
+        context.run(|pass| {
+            rows.record(pass, 5)?;
+            slots.record(pass, filled)?;
+            dispatch.record(pass, 5)
+        })
+    };
+    assert_eq!(record(0).unwrap_err().to_string(), format!("{unfilled} 0"));
+    assert_eq!(record(3).unwrap_err().to_string(), format!("{unfilled} 3"));
+    record(5).unwrap();
+
+    // A layer that rotates nothing reads no rows: a table of any width has its scales.
+    let spec = RotateSpec::new(&config, 1, 5, layout, F32)
+        .without_rotation()
+        .with_query_factor(QueryFactor::PerRow);
+    let narrow = Frequencies::new(&RopeConfig::new(2)).unwrap();
+    let narrow = table(&TableSpec::new(&narrow).with_query_scale(scale.clone()));
+    let plan = RopePlan::new(&spec, kernel.limits()).unwrap();
+    let ones = context
+        .upload(&[1.0_f32; 5 * 128], wgpu::BufferUsages::empty())
+        .unwrap();
+    let dispatch = kernel
+        .prepare(&plan)
+        .unwrap()
+        .bind(&Operands::new(ones.slice(..)), &narrow)
+        .unwrap();
+    let rows = narrow
+        .bind_positions(Positions::Ids(ids.slice(..)))
+        .unwrap();
+    context
+        .run(|pass| {
+            rows.record(pass, 5)?;
+            dispatch.record(pass, 5)
+        })
+        .unwrap();
+    let got: Vec<f32> = context.read_blocking(&ones, 5 * 128).unwrap();
+    for (token, heads) in (0..).zip(got.chunks(128)) {
+        assert!(
+            heads.iter().all(|value| *value == scale.at(token)),
+            "{token}"
+        );
     }
 }

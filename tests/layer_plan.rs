@@ -272,7 +272,25 @@ fn norms_factors_and_caches_are_refused_by_name() {
         RopePlan::new(&layer, &limits).unwrap_err().to_string(),
         "key destination: needs max_storage_buffer_binding_size of 524288, the device has 524284; request it in required_limits"
     );
-    // A head has to fit a workgroup's memory, channel by channel.
+    // Sums of squares have to fit a workgroup's memory.
+    let limits = Limits {
+        max_compute_invocations_per_workgroup: 1024,
+        ..Limits::default()
+    };
+    let narrow = RotateSpec::new(
+        &RopeConfig::new(16),
+        1,
+        1,
+        HeadLayout::bshd(1, 512, 16),
+        F32,
+    )
+    .with_query_norm(Norm::rms(1e-6, NormWeight::None))
+    .with_workgroup(1024);
+    assert_eq!(
+        RopePlan::new(&narrow, &limits).unwrap_err().to_string(),
+        "workgroup: needs max_compute_workgroup_storage_size of 32768, the device has 16352; request it in required_limits"
+    );
+    // A head has to fit, channel by channel.
     let wide = 4096;
     let layout = HeadLayout::bshd(1, 1, wide);
     let spec = RotateSpec::new(&RopeConfig::new(wide), 1, 1, layout, F32)
@@ -333,6 +351,25 @@ fn places_are_refused_by_name() {
         ]),
         "key destination: must not share an element with the key in the same buffer, got views from bytes 0 and 0 on",
     );
+    // Nor to slots of its own buffer, where another token may be read, nor to other channels.
+    let cache = TensorView::cache(layout(2), 1, TOKENS, F32);
+    let spread = layout(2).with_strides(0, 512, 256);
+    for spec in [
+        with_key().with_key_to(cache),
+        spec()
+            .with_key(spread, F32)
+            .with_key_to(TensorView::new(spread, F32).with_channel_stride(2)),
+    ] {
+        refused(
+            &spec,
+            places([
+                (Operand::Query, 0, 0),
+                (Operand::Key, 1, 0),
+                (Operand::KeyTo, 1, 0),
+            ]),
+            "key destination: must not share an element with the key in the same buffer, got views from bytes 0 and 0 on",
+        );
+    }
     // Key and value to the same slots.
     refused(
         &with_key()

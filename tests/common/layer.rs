@@ -34,6 +34,8 @@ pub struct Case {
     pub as_gpu: bool,
     pub binding: Option<u64>,
     pub grid: Option<u32>,
+    /// Planned for this alignment of bindings, the device's or coarser.
+    pub coarser: Option<u32>,
     pub seed: u64,
 }
 
@@ -54,6 +56,7 @@ impl Case {
             as_gpu: false,
             binding: None,
             grid: None,
+            coarser: None,
             seed: 1,
         }
     }
@@ -200,6 +203,9 @@ impl Case {
             max_compute_workgroups_per_dimension: self
                 .grid
                 .unwrap_or(own.max_compute_workgroups_per_dimension),
+            min_storage_buffer_offset_alignment: self
+                .coarser
+                .unwrap_or(own.min_storage_buffer_offset_alignment),
             ..*own
         };
         RopePlan::new(&self.spec, &limits)
