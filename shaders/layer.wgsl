@@ -30,7 +30,7 @@
 //   QUERY_ADDS   what is in the destination is added to
 //   QUERY_SCALE  0 none, 1 one factor, 2 one for each row
 //   WEIGHTS      element type of the weights
-//   WHOLE        norms are over all heads of a token (channels only)
+//   WHOLE        norms are over all heads of a token (channels only); streams without a norm are taken head by head all the same
 //   OFFSET       channels before the rotary window
 //   WINDOW       channels of the rotary window; 0: nothing is rotated
 //   BLOCK        pairs of a block of the rotary window that is half-split by itself
@@ -1315,7 +1315,7 @@ fn store_results(stream: u32, slice: Slice, local: u32) {
     }
 }
 
-/// A head, or all of a token's where norms are over all of them. No invocation leaves before the others: all meet at the barriers.
+/// A head, or all of a token's where its norm is over all of them. No invocation leaves before the others: all meet at the barriers.
 fn take_heads(stream: u32, group: u32, token: u32, batch: u32, local: u32) {
     let source = params.streams[stream].source;
     let destination = params.streams[stream].destination;
@@ -1325,10 +1325,11 @@ fn take_heads(stream: u32, group: u32, token: u32, batch: u32, local: u32) {
     let inside = there && read.inside && written.inside && group < params.streams[stream].heads;
     let row = params.first_row + batch * params.row_of_batch + token * params.row_of_token;
     let row_word = row * params.row_stride;
-    let first = select(group, 0u, WHOLE);
-    let end = select(group + 1u, params.streams[stream].heads, WHOLE);
+    let whole = WHOLE && norm_of(stream) > 0u;
+    let first = select(group, 0u, whole);
+    let end = select(group + 1u, params.streams[stream].heads, whole);
     var factor = 1.0;
-    if (WHOLE && norm_of(stream) > 0u) {
+    if (whole) {
         var sum = 0.0;
         for (var head = first; head < end; head += 1u) {
             stage(stream, slice_of(stream, source, read, head), inside, local);

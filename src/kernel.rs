@@ -410,7 +410,8 @@ impl RopeKernel {
             return Ok(layer.clone());
         }
         let device = self.device();
-        let unused = self.limits().alignment() * 6;
+        // A plan may be for a coarser alignment than the device's: 256 is the coarsest that WebGPU has.
+        let unused = self.limits().alignment().max(256) * 6;
         let layer = scoped(device, "layer kernel", Some(unused), || {
             use wgpu::BufferBindingType::{Storage, Uniform};
             let (read, write) = (Storage { read_only: true }, Storage { read_only: false });

@@ -169,6 +169,8 @@ impl<'a> Layer<'a> {
                     && a.place == b.place
                     && a.view.layout == b.view.layout
                     && a.view.storage == b.view.storage
+                    && a.view.channel_stride == b.view.channel_stride
+                    && a.view.pages.is_some() == b.view.pages.is_some()
                     && a.view.counts(batch, tokens) == b.view.counts(batch, tokens);
                 if !(a_writes | b_writes) || is_own || a.place.buffer != b.place.buffer {
                     continue;
@@ -575,9 +577,7 @@ impl<'a> Layer<'a> {
             0,
         ]);
         constants.extend(self.constants(group, path, workgroup, &shapes));
-        if path == Path::Channels {
-            self.check_memory(&constants)?;
-        }
+        self.check_memory(path, &constants)?;
         let mut bindings = vec![
             PlannedBinding::new(0, Resource::Uniform, 0..words.len() as u64 * 4),
             PlannedBinding::new(1, Resource::Rows, 0..self.table_bytes()?),
@@ -633,7 +633,13 @@ impl<'a> Layer<'a> {
     /// The bytes of the table that are read: rows, slots and scales.
     fn table_bytes(&self) -> Result<u64> {
         let spec = &self.plan.spec;
-        let mut end = self.plan.row_bytes().max(16);
+        // A table need not have rows of this width where none is read.
+        let rows = if spec.is_rotated {
+            self.plan.row_bytes()
+        } else {
+            0
+        };
+        let mut end = rows.max(16);
         if spec.slots_needed() > 0 {
             let start = self.places.get(Operand::Slots).unwrap_or_default().offset;
             end = end.max(start + u64::from(spec.slots_needed()) * 4);
@@ -787,13 +793,19 @@ impl<'a> Layer<'a> {
         ]
     }
 
-    /// Checks that a workgroup's memory holds a head.
-    fn check_memory(&self, constants: &[(&'static str, f64)]) -> Result<()> {
+    /// Checks that a workgroup's memory holds a head, or the sums of as many as it takes.
+    fn check_memory(&self, path: Path, constants: &[(&'static str, f64)]) -> Result<()> {
         let value = |name| {
             let found = constants.iter().find(|(constant, _)| *constant == name);
             found.map_or(0.0, |(_, value)| *value)
         };
-        let words = 2.0 * (value("STAGED") + value("BLOCKS")) + value("SUMS");
+        let (operand, words) = match path {
+            Path::Octets => ("workgroup", value("SUMS")),
+            Path::Channels => {
+                let words = 2.0 * (value("STAGED") + value("BLOCKS")) + value("SUMS");
+                ("head_dim", words)
+            }
+        };
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -804,7 +816,7 @@ impl<'a> Layer<'a> {
         if needed > allowed.into() {
             return Err(RopeError::Limit {
                 limit: "max_compute_workgroup_storage_size",
-                operand: "head_dim",
+                operand,
                 needed,
                 allowed: allowed.into(),
             });

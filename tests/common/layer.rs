@@ -18,6 +18,14 @@ pub struct Case {
     pub slots: Vec<i32>,
     pub scale: Option<QueryScale>,
     pub direction: Direction,
+    /// In place of those of the configuration.
+    pub frequencies: Option<Frequencies>,
+    /// The positions of the rows, in place of others.
+    pub positions: Option<Vec<i32>>,
+    /// Tokens that are recorded, where they are not all. The twin takes those whose slots are left: all streams go to caches then.
+    pub recorded: Option<u32>,
+    /// Types of weights, where they are not all of one.
+    pub weights: BTreeMap<Operand, ElementType>,
     /// Buffers of operands, and where they begin: a buffer of its own, a few words behind its start, for those that are not named.
     pub places: BTreeMap<Operand, Place>,
     /// Bytes that offsets of the others are multiples of.
@@ -26,6 +34,8 @@ pub struct Case {
     pub as_gpu: bool,
     pub binding: Option<u64>,
     pub grid: Option<u32>,
+    /// Planned for this alignment of bindings, the device's or coarser.
+    pub coarser: Option<u32>,
     pub seed: u64,
 }
 
@@ -37,11 +47,16 @@ impl Case {
             slots: slots.to_vec(),
             scale: None,
             direction: Direction::Forward,
+            frequencies: None,
+            positions: None,
+            recorded: None,
+            weights: BTreeMap::new(),
             places: BTreeMap::new(),
             alignment: 16,
             as_gpu: false,
             binding: None,
             grid: None,
+            coarser: None,
             seed: 1,
         }
     }
@@ -94,7 +109,8 @@ impl Case {
             Operand::KeyTo => self.spec.key_to().copied(),
             Operand::ValueTo => self.spec.value_to().copied(),
             Operand::QueryWeight | Operand::KeyWeight | Operand::ValueWeight => {
-                return self.spec.weight_type().unwrap().into();
+                let own = self.weights.get(&operand).copied();
+                return own.or(self.spec.weight_type()).unwrap().into();
             }
             _ => None,
         };
@@ -152,6 +168,11 @@ impl Case {
         buffers
     }
 
+    fn frequencies(&self) -> Frequencies {
+        let own = || Frequencies::new(&self.config).unwrap();
+        self.frequencies.clone().unwrap_or_else(own)
+    }
+
     fn table_spec(&self, frequencies: &Frequencies) -> TableSpec {
         let spec = TableSpec::new(frequencies)
             .with_direction(self.direction)
@@ -164,6 +185,9 @@ impl Case {
 
     /// Positions of the rows.
     pub fn positions(&self) -> Vec<i32> {
+        if let Some(positions) = &self.positions {
+            return positions.clone();
+        }
         let rows = self.spec.rows_needed(self.spec.tokens()).max(1);
         (0..rows)
             .map(|row| 3 + 7 * i32::try_from(row).unwrap())
@@ -179,6 +203,9 @@ impl Case {
             max_compute_workgroups_per_dimension: self
                 .grid
                 .unwrap_or(own.max_compute_workgroups_per_dimension),
+            min_storage_buffer_offset_alignment: self
+                .coarser
+                .unwrap_or(own.min_storage_buffer_offset_alignment),
             ..*own
         };
         RopePlan::new(&self.spec, &limits)
@@ -186,7 +213,7 @@ impl Case {
 
     /// What the twin makes of the buffers.
     pub fn twin(&self, buffers: &mut [Vec<u32>]) {
-        let frequencies = Frequencies::new(&self.config).unwrap();
+        let frequencies = self.frequencies();
         let spec = self.table_spec(&frequencies);
         let positions = self.positions();
         let rows = reference::table(&spec, (&positions[..]).into()).unwrap();
@@ -194,9 +221,16 @@ impl Case {
             Some(_) => reference::query_scales(&spec, (&positions[..]).into()).unwrap(),
             None => Vec::new(),
         };
+        let mut slots = self.slots.clone();
+        if let Some(recorded) = self.recorded {
+            let planned = self.spec.tokens() as usize;
+            for entry in slots.chunks_mut(planned) {
+                entry[recorded as usize..].fill(-1);
+            }
+        }
         let table = reference::LayerTable {
             rows: &rows,
-            slots: &self.slots,
+            slots: &slots,
             scales: &scales,
         };
         let places: Places = self.places().into_iter().collect();
@@ -206,7 +240,7 @@ impl Case {
     /// Does it on a device; returns the buffers and the dispatches that it took.
     pub fn run(&self, context: &GpuContext, buffers: &[Vec<u32>]) -> (Vec<Vec<u32>>, usize) {
         let kernel = context.kernel();
-        let frequencies = Frequencies::new(&self.config).unwrap();
+        let frequencies = self.frequencies();
         let positions = self.positions();
         let ids = context.upload(&positions, NO_USAGE).unwrap();
         let table = kernel
@@ -248,7 +282,7 @@ impl Case {
                 if let Some(slots) = &slots {
                     slots.record(pass, tokens)?;
                 }
-                dispatch.record(pass, tokens)
+                dispatch.record(pass, self.recorded.unwrap_or(tokens))
             })
             .unwrap();
         let read = uploaded
@@ -260,11 +294,15 @@ impl Case {
 
     /// Compares all words of all buffers. Returns the dispatches that it took.
     pub fn check(&self, context: &GpuContext, what: &str) -> usize {
-        let before = self.buffers();
-        let mut expected = before.clone();
+        self.check_from(context, what, &self.buffers())
+    }
+
+    /// The same from these buffers on.
+    pub fn check_from(&self, context: &GpuContext, what: &str, before: &[Vec<u32>]) -> usize {
+        let mut expected = before.to_vec();
         self.twin(&mut expected);
         assert_ne!(before, expected, "{what}: nothing was done");
-        let (got, dispatches) = self.run(context, &before);
+        let (got, dispatches) = self.run(context, before);
         for (n, (got, expected)) in got.iter().zip(&expected).enumerate() {
             let differs = got.iter().zip(expected).position(|(a, b)| a != b);
             if let Some(at) = differs {

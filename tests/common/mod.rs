@@ -11,6 +11,7 @@
 
 pub mod case;
 pub mod exact;
+pub mod job;
 pub mod layer;
 
 use std::sync::LazyLock;
