@@ -128,7 +128,7 @@ impl GpuContext {
         pollster::block_on(Self::new())
     }
 
-    /// A device on this adapter: wgpu's downlevel defaults as far as the adapter has them, with its own sizes of buffers,
+    /// A device on this adapter: wgpu's downlevel defaults as far as the adapter has them, with WebGPU's 8 storage bindings, its own sizes of buffers,
     /// bindings and workgroups, and timestamps where it has them.
     ///
     /// # Errors
@@ -143,6 +143,9 @@ impl GpuContext {
             max_compute_workgroups_per_dimension: available.max_compute_workgroups_per_dimension,
             min_storage_buffer_offset_alignment: available.min_storage_buffer_offset_alignment,
             min_uniform_buffer_offset_alignment: available.min_uniform_buffer_offset_alignment,
+            max_storage_buffers_per_shader_stage: available
+                .max_storage_buffers_per_shader_stage
+                .min(8),
             ..wgpu::Limits::downlevel_defaults().or_worse_values_from(&available)
         };
         Self::with_limits(adapter, limits).await

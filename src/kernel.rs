@@ -159,6 +159,8 @@ impl RopeKernel {
         wgpu::Limits {
             max_storage_buffer_binding_size: base.max_storage_buffer_binding_size.max(bytes),
             max_buffer_size: base.max_buffer_size.max(bytes),
+            // WebGPU's, and what a layer in one dispatch takes; 4 serve for rotations in place.
+            max_storage_buffers_per_shader_stage: 8,
             ..base
         }
     }
