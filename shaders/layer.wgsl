@@ -562,7 +562,8 @@ fn octets_of(stream: u32, n: u32) -> vec2<u32> {
     }
     let turning = WINDOW / 16u;
     let before = OFFSET / 8u;
-    let block = select(BLOCK / 8u, turning, INTERLEAVED);
+    // At least 1, though nothing comes here where it is less: a constant must not divide by 0.
+    let block = max(select(BLOCK / 8u, turning, INTERLEAVED), 1u);
     let first = before + n + n / block * block;
     if (dim_of(stream) == WINDOW) {
         return vec2(first, first + block);
@@ -587,7 +588,7 @@ fn part_of(stream: u32, n: u32, row: u32) -> Part {
     out.weight = Octets(weights_of(stream, out.octets.x), weights_of(stream, out.octets.y));
     if (rotates(stream)) {
         out.turns = dim_of(stream) == WINDOW || n < WINDOW / 16u;
-        out.turn = turn_of(row, min(n, WINDOW / 16u - 1u));
+        out.turn = turn_of(row, min(n, max(WINDOW / 16u, 1u) - 1u));
     }
     return out;
 }
