@@ -14,6 +14,18 @@ struct Memory {
     }
 };
 
+/// A parameter that is memory of the workgroup: one of several of the same size.
+struct Shared {
+    static constexpr unsigned size = 8192;
+    void* start;
+
+    template <class T>
+    operator T&() const {
+        static_assert(sizeof(T) <= size);
+        return *static_cast<T*>(start);
+    }
+};
+
 /// The place of a workgroup in the grid, as any vector of three.
 struct Group {
     std::uint32_t const* at;
@@ -41,18 +53,18 @@ struct Invocation {
     std::uint32_t local;
 
     Memory buffer(unsigned slot) const { return {bound[slot].start}; }
-    Memory shared() const;
+    Shared shared(unsigned number) const;
     Group group() const { return {workgroup}; }
 };
 
 /// By number of the pipeline.
 extern void (*const kernels[])(Invocation const&);
 
-/// Memory of the workgroup that runs, as large as that of any GPU. It is never cleared: the crate asks for that and writes before it
+/// Memory of the workgroup that runs, for eight variables. It is never cleared: the crate asks for that and writes before it
 /// reads.
 alignas(256) extern char workgroup_memory[65536];
 
-inline Memory Invocation::shared() const { return {workgroup_memory}; }
+inline Shared Invocation::shared(unsigned number) const { return {workgroup_memory + number * Shared::size}; }
 
 /// Waits for all invocations of the workgroup.
 void workgroup_barrier();

@@ -55,6 +55,8 @@ std::uint32_t cpu_atomic(std::uint64_t handle, std::uint32_t what, std::uint32_t
     if (!found) return 0;
     std::atomic_ref<std::uint32_t> atomic(*reinterpret_cast<std::uint32_t*>(found));
     if (what == 0) return atomic.fetch_add(value);
+    if (what == 1) return atomic.fetch_and(value);
+    if (what == 2) return atomic.fetch_or(value);
     if (what == 8) return atomic.exchange(value);
     fail("an unknown atomic operation:", what);
     return 0;

@@ -14,6 +14,9 @@ declare i32 @cpu_group(i32)
 declare i32 @cpu_local()
 declare void @cpu_barrier()
 declare i32 @llvm.ctlz.i32(i32, i1)
+declare float @llvm.maxnum.f32(float, float)
+declare float @llvm.minnum.f32(float, float)
+declare float @llvm.fabs.f32(float)
 declare i32 @cpu_unknown(i32)
 
 define %dx.types.Handle @dx.op.createHandle(i32 %op, i8 %class, i32 %range, i32 %register, i1 %differs) {
@@ -117,15 +120,60 @@ unknown:
   ret i32 %nothing
 }
 
-; UMin.
+; IMax, IMin, UMax, UMin.
 define i32 @dx.op.binary.i32(i32 %op, i32 %a, i32 %b) {
-  %known = icmp eq i32 %op, 40
-  br i1 %known, label %least, label %unknown
-least:
+  switch i32 %op, label %unknown [
+    i32 37, label %imax
+    i32 38, label %imin
+    i32 39, label %umax
+    i32 40, label %umin
+  ]
+imax:
+  %above = icmp sgt i32 %a, %b
+  %r0 = select i1 %above, i32 %a, i32 %b
+  ret i32 %r0
+imin:
+  %below = icmp slt i32 %a, %b
+  %r1 = select i1 %below, i32 %a, i32 %b
+  ret i32 %r1
+umax:
+  %more = icmp ugt i32 %a, %b
+  %r2 = select i1 %more, i32 %a, i32 %b
+  ret i32 %r2
+umin:
   %less = icmp ult i32 %a, %b
-  %result = select i1 %less, i32 %a, i32 %b
-  ret i32 %result
+  %r3 = select i1 %less, i32 %a, i32 %b
+  ret i32 %r3
 unknown:
   %nothing = call i32 @cpu_unknown(i32 %op)
   ret i32 %nothing
+}
+
+; FMax, FMin: of a number and NaN the number.
+define float @dx.op.binary.f32(i32 %op, float %a, float %b) {
+  switch i32 %op, label %unknown [
+    i32 35, label %fmax
+    i32 36, label %fmin
+  ]
+fmax:
+  %most = call float @llvm.maxnum.f32(float %a, float %b)
+  ret float %most
+fmin:
+  %least = call float @llvm.minnum.f32(float %a, float %b)
+  ret float %least
+unknown:
+  %nothing = call i32 @cpu_unknown(i32 %op)
+  ret float 0.0
+}
+
+; FAbs.
+define float @dx.op.unary.f32(i32 %op, float %value) {
+  %known = icmp eq i32 %op, 6
+  br i1 %known, label %abs, label %unknown
+abs:
+  %magnitude = call float @llvm.fabs.f32(float %value)
+  ret float %magnitude
+unknown:
+  %nothing = call i32 @cpu_unknown(i32 %op)
+  ret float 0.0
 }

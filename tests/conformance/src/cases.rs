@@ -10,6 +10,7 @@ use wgpu_rope::{
     SlotPositionSource, SlotRule, SlotSource, TableSpec,
 };
 
+use crate::layers;
 use crate::list::{Copied, Fill, List, Rotation, Shape, Slots, Source};
 use crate::vectors::{Failure, Vectors};
 
@@ -52,6 +53,7 @@ pub fn vectors() -> Result<Vectors, Failure> {
     one_buffer(&mut list)?;
     slots(&mut list)?;
     query_scales(&mut list)?;
+    layers::add(&mut list)?;
     Ok(list.finish())
 }
 

@@ -3,6 +3,7 @@
 
 pub mod cases;
 pub mod device;
+mod layers;
 mod list;
 #[cfg(feature = "native")]
 pub mod matrix;

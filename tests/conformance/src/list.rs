@@ -1,15 +1,19 @@
 //! Plans and the CPU twin put together to vectors: what dispatches bind, and what has to be in their buffers afterwards.
 
+mod layer;
+
 use std::collections::BTreeMap;
 
 use wgpu_rope::half::{bf16, f16};
 use wgpu_rope::reference::SlotLists;
 use wgpu_rope::{
-    AxisOrder, CacheLayout, Element, ElementType, Frequencies, HeadLayout, Limits, Placement,
-    PlannedDispatch, PositionSource, QueryScale, ROTATE_WGSL, Resource, RopeConfig, RopePlan,
-    RotateSpec, RowPositions, Rows, SlotRanges, SlotSource, Storage, TABLE_WGSL, TablePlan,
-    TableSpec, reference, turns,
+    AxisOrder, CacheLayout, Element, ElementType, Frequencies, HeadLayout, LAYER_WGSL, Limits,
+    Placement, PlannedDispatch, PositionSource, QueryScale, ROTATE_WGSL, Resource, RopeConfig,
+    RopePlan, RotateSpec, RowPositions, Rows, SlotRanges, SlotSource, Storage, TABLE_WGSL,
+    TablePlan, TableSpec, reference, turns,
 };
+
+pub(crate) use layer::Layer;
 
 use crate::vectors::{Access, Binding, Buffer, Dispatch, Failure, Values, Vector, Vectors};
 
@@ -131,7 +135,11 @@ impl Rotation {
 
 impl List {
     pub(crate) fn new() -> Self {
-        let modules = [("table", TABLE_WGSL), ("rotate", ROTATE_WGSL)];
+        let modules = [
+            ("table", TABLE_WGSL),
+            ("rotate", ROTATE_WGSL),
+            ("layer", LAYER_WGSL),
+        ];
         Self {
             vectors: Vectors {
                 made_by: concat!("wgpu-rope ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -209,7 +217,9 @@ impl List {
         for bound in &planned.bindings {
             let (access, buffer) = match bound.resource {
                 Resource::Uniform => (Access::Uniform, self.input(vector, &planned.uniform)),
-                Resource::Query | Resource::Key => (Access::Storage, buffer(bound.resource)),
+                Resource::Query | Resource::Key | Resource::Tensor(_) | Resource::Unused => {
+                    (Access::Storage, buffer(bound.resource))
+                }
                 Resource::Rows if module == "table" => (Access::Storage, buffer(bound.resource)),
                 other => (Access::ReadOnlyStorage, buffer(other)),
             };
@@ -350,6 +360,17 @@ impl List {
         within: (Values, f64),
         filled: Filled<'_>,
     ) -> usize {
+        let (initial, expected) = Self::rows_of(plan, filled);
+        self.output(
+            vector,
+            within,
+            bytemuck::cast_slice(&initial),
+            bytemuck::cast_slice(&expected),
+        )
+    }
+
+    /// What it holds before and after.
+    fn rows_of(plan: &TablePlan, filled: Filled<'_>) -> (Vec<u32>, Vec<u32>) {
         let (width, stride) = (plan.width() as usize, plan.row_stride() as usize);
         let word = |bytes: u64| usize::try_from(bytes / 4).unwrap_or(usize::MAX);
         let mut initial = vec![CANARY; word(plan.bytes())];
@@ -370,12 +391,7 @@ impl List {
             let entry = &mut expected[word(plan.scales_start()) + 2 * row..][..2];
             entry.copy_from_slice(&[scale.to_bits(), 0]);
         }
-        self.output(
-            vector,
-            within,
-            bytemuck::cast_slice(&initial),
-            bytemuck::cast_slice(&expected),
-        )
+        (initial, expected)
     }
 
     /// The slots of a table, and what is around them.

@@ -140,8 +140,8 @@ pub fn to_hlsl(vectors: &Vectors, folder: &Path) -> Result<(), Failure> {
     list.write(folder)
 }
 
-/// Rewrites the DXIL of a folder, disassembled to `*.ll` files, for LLVM on a CPU: each entry point gets a name of its own, memory of
-/// workgroups is that of `cpu/kernel.hpp`, handles are whole numbers (`hlsl/dxil.ll`), and what is said of the machine goes. Writes
+/// Rewrites the DXIL of a folder, disassembled to `*.ll` files, for LLVM on a CPU: each entry point gets a name of its own, and so does
+/// memory of its workgroups, which is never cleared; handles are whole numbers (`hlsl/dxil.ll`), and what is said of the machine goes. Writes
 /// `kernels.cpp`, which calls them.
 ///
 /// # Errors
@@ -170,7 +170,7 @@ fn for_cpu(text: &str, entry_point: &str, number: usize) -> Result<String, Failu
         return Err(format!("pipeline {number}: no {defined}").into());
     }
     let mut result = String::new();
-    let mut shared = None;
+    let mut shared = Vec::new();
     for line in text.lines() {
         if line.starts_with("target ") {
             continue;
@@ -179,16 +179,22 @@ fn for_cpu(text: &str, entry_point: &str, number: usize) -> Result<String, Failu
             result.push_str("%dx.types.Handle = type { i64 }\n");
             continue;
         }
-        if let Some((name, _)) = line.split_once(" = external addrspace(3) global ") {
-            // All of it is at the start of that memory.
-            if shared.replace(name).is_some() {
-                return Err(format!("pipeline {number}: two variables of workgroups").into());
-            }
+        if let Some((name, rest)) = line.split_once(" = external addrspace(3) global ") {
+            // What DXC only declares is defined here, with nothing in it.
+            let (kind, alignment) = rest
+                .split_once(", align")
+                .ok_or_else(|| format!("pipeline {number}: {line}"))?;
+            writeln!(
+                result,
+                "{name} = addrspace(3) global {kind} undef, align{alignment}"
+            )?;
+            shared.push(name);
+            continue;
         }
         writeln!(result, "{line}")?;
     }
-    if let Some(name) = shared {
-        result = result.replace(name, "@workgroup_memory");
+    for (variable, name) in shared.into_iter().enumerate() {
+        result = result.replace(name, &format!("@workgroup_{number}_{variable}"));
     }
     // Where it is defined, and where it is described.
     for next in ["()", ","] {
@@ -339,7 +345,8 @@ fn msl_text(one: &One, dispatch: &Dispatch) -> Result<(String, String), Failure>
 fn msl_arguments(text: &str) -> Result<Vec<String>, Failure> {
     let (_, signature) = text.split_once("kernel void ").ok_or("no kernel")?;
     let (signature, _) = signature.split_once("\n) {").ok_or("no end")?;
-    let argument = |line: &str| {
+    let mut shared = 0_u32..;
+    let mut argument = |line: &str| {
         let attribute = line.split_once("[[").map_or("", |(_, rest)| rest);
         let attribute = attribute.trim_end_matches(']');
         if let Some(slot) = attribute.strip_prefix("buffer(") {
@@ -348,11 +355,13 @@ fn msl_arguments(text: &str) -> Result<Vec<String>, Failure> {
         match attribute {
             "threadgroup_position_in_grid" => Ok("at.group()".to_owned()),
             "thread_index_in_threadgroup" => Ok("at.local".to_owned()),
-            "" if line.contains("threadgroup ") => Ok("at.shared()".to_owned()),
+            "" if line.contains("threadgroup ") => {
+                Ok(format!("at.shared({})", shared.next().unwrap_or(0)))
+            }
             _ => Err(format!("an unknown parameter: {line}").into()),
         }
     };
-    signature.lines().skip(1).map(argument).collect()
+    signature.lines().skip(1).map(&mut argument).collect()
 }
 
 fn hlsl_text(one: &One, dispatch: &Dispatch) -> Result<(String, String), Failure> {

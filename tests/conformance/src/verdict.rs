@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use wgpu_rope::half::{bf16, f16};
 
-use crate::vectors::{Answers, Buffer, Failure, Values, Vectors};
+use crate::vectors::{Answers, Failure, Values, Vectors};
 
 /// What came of a path.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -114,7 +114,7 @@ pub fn judge(vectors: &Vectors, answers: &Answers) -> Result<Verdict, Failure> {
             let made;
             (made, rest) = rest.split_at(buffer.size);
             let expected = vectors.slice(buffer.expected.unwrap_or_default(), buffer.size)?;
-            let values = values(made, buffer).zip(values(expected, buffer));
+            let values = values(made, buffer.values).zip(values(expected, buffer.values));
             let (mut within, mut wrong, mut first) = (0, 0, None);
             for (index, ((bits, value), (expected_bits, expected))) in values.enumerate() {
                 tally.values += 1;
@@ -151,8 +151,7 @@ fn median_and_most(times: &[f64]) -> Option<[f64; 2]> {
 }
 
 /// Bits and value of each.
-fn values<'a>(bytes: &'a [u8], buffer: &Buffer) -> impl Iterator<Item = (u32, f64)> + 'a {
-    let kind = buffer.values;
+pub(crate) fn values(bytes: &[u8], kind: Values) -> impl Iterator<Item = (u32, f64)> + '_ {
     let size = match kind {
         Values::U32 | Values::F32 => 4,
         Values::F16 | Values::Bf16 => 2,
