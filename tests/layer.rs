@@ -995,7 +995,7 @@ fn any_job(random: &mut fastrand::Rng, fast: bool) -> Job {
     let float = |random: &mut fastrand::Rng| random.choice([F32, F16, BF16]).unwrap();
     let storage = |random: &mut fastrand::Rng, dim: u32| match random.u8(..4) {
         0 if !fast => Storage::Int8,
-        1 if !fast && dim % 32 == 0 => Storage::Q8_0,
+        1 if !fast && dim.is_multiple_of(32) => Storage::Q8_0,
         _ => float(random).into(),
     };
     let place = |random: &mut fastrand::Rng, heads: u32, dim: u32, storage: Storage| {
