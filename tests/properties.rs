@@ -222,7 +222,7 @@ fn valid() -> impl Strategy<Value = Valid> {
 /// How many pairs turn, as the debug form of a specification says: there is no other way to ask.
 fn rotated(spec: &RotateSpec) -> u32 {
     let text = format!("{spec:?}");
-    let (_, behind) = text.split_once("rotated: ").unwrap();
+    let (_, behind) = text.split_once("Idle { rotated: ").unwrap();
     behind.split(',').next().unwrap().parse().unwrap()
 }
 
