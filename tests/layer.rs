@@ -172,7 +172,7 @@ fn octets_have_the_bits_of_the_twin() {
             ],
         )
     };
-    check(On::Everywhere, "a window in the middle, one token", &job);
+    check(On::One, "a window in the middle, one token", &job);
 
     let config = RopeConfig::new(256).with_pairing(Pairing::Interleaved);
     let job = Job {
@@ -603,9 +603,9 @@ fn layers_that_do_not_fit_take_several_dispatches() {
     };
     // The query does not fit as a whole: each stream goes by itself, and it in two parts.
     assert_eq!(check(On::One, "a small binding", &job), 4);
-    // Scales of int8, blocks, of a window.
+    // Scales of int8, and blocks, of a window.
     let job = Job {
-        grid: Some(2),
+        grid: Some(4),
         ..Job::new(
             &config,
             2,
@@ -618,7 +618,7 @@ fn layers_that_do_not_fit_take_several_dispatches() {
             ],
         )
     };
-    assert!(check(On::One, "quantised, a small grid", &job) >= 3);
+    assert_eq!(check(On::One, "quantised, a small grid", &job), 2);
 }
 
 #[test]
@@ -635,7 +635,9 @@ fn fewer_tokens_than_planned_may_be_recorded() {
             5,
             &[
                 Flow::new(tensor(bshd(5, 2, 64), F32)).to(cache(F32)),
-                Flow::new(tensor(bhsd(5, 2, 64), F16)).to(cache(F16)),
+                // [2, 2, 10, 64], contiguous: each sequence has a page.
+                Flow::new(tensor(bhsd(5, 2, 64), F16))
+                    .to(tensor(bhsd(10, 2, 64), F16).in_slots(2, 10)),
             ],
         )
     };
@@ -967,7 +969,7 @@ fn any_job(random: &mut fastrand::Rng, fast: bool) -> Job {
         .choice(if fast {
             [64, 80, 96, 128, 16, 256, 192, 32]
         } else {
-            [2, 6, 20, 64, 66, 96, 120, 18]
+            [2, 6, 20, 64, 66, 96, 120, 32]
         })
         .unwrap();
     let granule = if fast { 16 } else { 2 };
@@ -1125,6 +1127,7 @@ fn any_job(random: &mut fastrand::Rng, fast: bool) -> Job {
 fn the_twin_keeps_its_bounds() {
     let mut random = fastrand::Rng::with_seed(21);
     let (mut worst, mut done, mut kinds) = (0.0_f64, 0, [0; 2]);
+    let mut ways = std::collections::BTreeSet::new();
     for n in 0..600 {
         let job = any_job(&mut random, n % 2 == 0);
         let case = job.case();
@@ -1133,6 +1136,10 @@ fn the_twin_keeps_its_bounds() {
         case.twin(&mut after);
         worst = worst.max(job.check(&before, &after));
         done += 1;
+        for flow in job.flows.iter().flatten() {
+            let to = flow.to.unwrap_or(flow.from);
+            ways.insert(format!("{} to {}", flow.from.storage, to.storage));
+        }
         let plan = case.plan(&wgpu_rope::Limits::default()).unwrap();
         let places: wgpu_rope::Places = case.places().into_iter().collect();
         for planned in plan.dispatches(places).unwrap() {
@@ -1141,12 +1148,13 @@ fn the_twin_keeps_its_bounds() {
     }
     eprintln!("{done} layers, {kinds:?} dispatches, at most {worst:.3} of the bound");
     assert!(kinds.iter().all(|&count| count > 100), "{kinds:?}");
+    assert_eq!(ways.len(), 25, "{ways:?}");
 }
 
 #[test]
 fn layers_of_any_kind_have_the_bits_of_the_twin() {
     let mut random = fastrand::Rng::with_seed(8);
-    for n in 0..24 {
+    for n in 0..16 {
         let job = any_job(&mut random, n % 2 == 0);
         let case = job.case();
         let before = case.buffers();
@@ -1294,5 +1302,74 @@ fn layers_are_bound_and_recorded_or_refused_by_name() {
             heads.iter().all(|value| *value == scale.at(token)),
             "{token}"
         );
+    }
+}
+
+/// The nearest whole number, halves away from 0; nothing of nothing; and what is not finite spoils its own block and no other.
+#[test]
+fn quantised_values_round_as_they_say() {
+    let config = RopeConfig::new(32);
+    let layout = bshd(1, 5, 32);
+    let spec = RotateSpec::new(&config, 1, 1, layout, F32)
+        .without_rotation()
+        .with_key(layout, F32)
+        .with_query_to(TensorView::new(layout, Storage::Q8_0))
+        .with_key_to(TensorView::new(layout, Storage::Int8));
+    let case = Case::new(&config, spec, &[]);
+    let places = case.places();
+    let mut before = case.buffers();
+    let mut blocks = [[0.0_f32; 32]; 5];
+    let halves = [
+        127.0,
+        0.5,
+        -0.5,
+        1.5,
+        -1.5,
+        2.5,
+        -126.5,
+        0.499_999_97,
+        126.5,
+        -127.0,
+    ];
+    blocks[0][..10].copy_from_slice(&halves);
+    blocks[2] = [3.0; 32];
+    blocks[2][7] = f32::NEG_INFINITY;
+    blocks[3] = [1e-39; 32];
+    blocks[4] = [-1e-6; 32];
+    for operand in [Operand::Query, Operand::Key] {
+        let place = places[&operand];
+        let at = usize::try_from(place.offset / 4).unwrap();
+        for (word, value) in before[place.buffer as usize][at..]
+            .iter_mut()
+            .zip(blocks.as_flattened())
+        {
+            *word = value.to_bits();
+        }
+    }
+    let after = made("quantised", &case, &before);
+    let bytes = |operand: Operand| -> Vec<i8> {
+        let place = places[&operand];
+        let bytes: &[i8] = bytemuck::cast_slice(&after[place.buffer as usize]);
+        bytes[usize::try_from(place.offset).unwrap()..].to_vec()
+    };
+    let of_blocks = bytes(Operand::QueryTo);
+    let of_heads = bytes(Operand::KeyTo);
+    let scales = bytes(Operand::KeyToScales);
+    let mut expected = [[0_i8; 32]; 5];
+    expected[0][..10].copy_from_slice(&[127, 1, -1, 2, -2, 3, -127, 0, 127, -127]);
+    expected[4] = [-127; 32];
+    let infinity = f32::INFINITY;
+    let tiny = 1e-6_f32 / 127.0;
+    for (n, scale) in [1.0, 0.0, infinity, 0.0, tiny].into_iter().enumerate() {
+        let block = &of_blocks[34 * n..][..34];
+        let bits = u16::from_le_bytes([block[0], block[1]].map(i8::cast_unsigned));
+        assert_eq!(bits, wgpu_rope::half::f16::from_f32(scale).to_bits(), "{n}");
+        assert_eq!(block[2..], expected[n], "{n}");
+        assert_eq!(of_heads[32 * n..][..32], expected[n], "{n}");
+        let bits: Vec<u8> = scales[4 * n..][..4]
+            .iter()
+            .map(|byte| byte.cast_unsigned())
+            .collect();
+        assert_eq!(bits, scale.to_le_bytes(), "{n}");
     }
 }

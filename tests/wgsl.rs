@@ -14,10 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use wgpu_rope::{
-    Angles, AxisOrder, CacheLayout, ElementType, Frequencies, HeadLayout, Limits, Pages, Pair,
-    Pairing, Placement, PlannedDispatch, PositionSource, QueryScale, ROTATE_WGSL, Resource,
-    RopeConfig, RopePlan, RotateSpec, Rows, SlotPositionSource, SlotRanges, SlotRule, SlotSource,
-    TABLE_WGSL, TablePlan, TableSpec,
+    Angles, AxisOrder, CacheLayout, ElementType, Frequencies, HeadLayout, LAYER_WGSL, Limits, Norm,
+    NormWeight, Operand, Pages, Pair, Pairing, Place, Placement, Places, PlannedDispatch,
+    PositionSource, QueryFactor, QueryScale, ROTATE_WGSL, Resource, RopeConfig, RopePlan,
+    RotateSpec, Rows, SlotPositionSource, SlotRanges, SlotRule, SlotSource, Storage, TABLE_WGSL,
+    TablePlan, TableSpec, TensorView,
 };
 
 fn parse(text: &str) -> (naga::Module, ModuleInfo) {
@@ -187,13 +188,18 @@ fn check(
             .iter()
             .map(|(name, _)| (*name).to_owned())
             .collect();
+        // A layer has an element type for each tensor.
+        let mut overrides = overrides.clone();
+        if text == LAYER_WGSL {
+            overrides.remove("ELEMENT");
+        }
         // Fills of slots read one of the table's constants.
         let is_slots = ["slots_", "place_", "page_"]
             .iter()
             .any(|kind| planned.entry_point.starts_with(kind));
         let expected = match is_slots {
             true => BTreeSet::from(["WORKGROUP".to_owned()]),
-            false => overrides.clone(),
+            false => overrides,
         };
         assert_eq!(given, expected, "{}", planned.entry_point);
         *seen.entry(planned.entry_point).or_default() += 1;
@@ -505,7 +511,7 @@ fn a_query_scale_stands_behind_the_pairs() {
 
 #[test]
 fn element_types_have_the_numbers_of_the_shaders() {
-    for text in [ROTATE_WGSL, TABLE_WGSL] {
+    for text in [ROTATE_WGSL, TABLE_WGSL, LAYER_WGSL] {
         let (module, _) = parse(text);
         assert_eq!(constant(&module, "F32"), 0);
         assert_eq!(constant(&module, "F16"), 1);
@@ -704,5 +710,301 @@ fn constants_are_those_of_the_twin() {
     twin.sort_unstable();
     shader.sort_unstable();
     assert_eq!(twin.len(), 26);
+    assert_eq!(shader, twin);
+}
+
+/// Layers of both entry points, with every kind of tensor.
+fn layers() -> Vec<PlannedDispatch> {
+    let limits = Limits::default();
+    let storages: [Storage; 5] = [
+        ElementType::F32.into(),
+        ElementType::F16.into(),
+        ElementType::Bf16.into(),
+        Storage::Q8_0,
+        Storage::Int8,
+    ];
+    let mut all = Vec::new();
+    for storage in storages {
+        for (batch, streams) in [(1, 1), (2, 2), (2, 3)] {
+            let layout = HeadLayout::bshd(4, 2, 64);
+            let config = RopeConfig::new(64);
+            let norm = Norm::rms(1e-6, NormWeight::Scale(ElementType::Bf16));
+            let pages = TensorView::cache(layout, 3, 4, storage);
+            let mut spec = RotateSpec::new(&config, batch, 4, layout, ElementType::F32)
+                .with_query_to(TensorView::new(layout, storage))
+                .with_query_factor(QueryFactor::Constant(0.5));
+            if streams > 1 {
+                spec = spec
+                    .with_key(layout, ElementType::F16)
+                    .with_key_norm(norm)
+                    .with_key_to(pages);
+            }
+            if streams > 2 {
+                spec = spec
+                    .with_value(layout, ElementType::F16)
+                    .with_value_to(pages);
+            }
+            let operands = spec.operands().unwrap();
+            let places: Places = (0..)
+                .zip(operands)
+                .map(|(buffer, (operand, _))| (operand, Place { buffer, offset: 0 }))
+                .collect();
+            let plan = RopePlan::new(&spec, &limits).unwrap();
+            all.extend(plan.dispatches(places).unwrap());
+        }
+    }
+    all
+}
+
+#[test]
+fn layers_are_planned_as_the_shader_is_written() {
+    let seen = check(LAYER_WGSL, 8, &layers());
+    eprintln!("{seen:?}");
+    assert_eq!(seen.len(), 2);
+    let (module, info) = parse(LAYER_WGSL);
+    let all: BTreeSet<u32> = (0..9).collect();
+    for entry_point in ["octets", "channels"] {
+        assert_eq!(bindings(&module, &info, entry_point), (all.clone(), 8));
+        let words = uniform_type(&module, &info, entry_point)
+            .inner
+            .size(module.to_ctx())
+            / 4;
+        assert_eq!(words, 84);
+    }
+    // Every constant has a value in every plan, in one order: pipelines are told apart by them.
+    let mut planned = layers().into_iter();
+    let names = |planned: &PlannedDispatch| -> Vec<&str> {
+        planned.constants.iter().map(|(name, _)| *name).collect()
+    };
+    let first = names(&planned.next().unwrap());
+    assert!(planned.all(|planned| names(&planned) == first));
+    // What stands in the shader and in the plans.
+    for (name, value) in [
+        ("QUERY", 0),
+        ("KEY", 1),
+        ("VALUE", 2),
+        ("Q8_0", 3),
+        ("INT8", 4),
+    ] {
+        assert_eq!(constant(&module, name), value, "{name}");
+    }
+    assert_eq!(constant(&module, "ONE"), i64::from(1.0_f32.to_bits()));
+    for (storage, number) in [
+        (Storage::from(ElementType::F32), 0),
+        (ElementType::F16.into(), 1),
+        (ElementType::Bf16.into(), 2),
+        (Storage::Q8_0, 3),
+        (Storage::Int8, 4),
+    ] {
+        let layout = HeadLayout::bshd(1, 1, 64);
+        let spec = RotateSpec::new(&RopeConfig::new(64), 1, 1, layout, ElementType::F32)
+            .with_query_to(TensorView::new(layout, storage));
+        let places: Places = [Operand::Query, Operand::QueryTo, Operand::QueryToScales]
+            .into_iter()
+            .zip(0..)
+            .map(|(operand, buffer)| (operand, Place { buffer, offset: 0 }))
+            .collect();
+        let plan = RopePlan::new(&spec, &Limits::default()).unwrap();
+        let planned = &plan.dispatches(places).unwrap()[0];
+        assert_eq!(planned.constant("QUERY_TO_TYPE"), Some(number));
+        assert_eq!(planned.constant("QUERY_FROM_TYPE"), Some(0));
+    }
+}
+
+/// A layer whose tensors have strides, offsets, slots and scales of their own: word by word.
+#[test]
+fn words_of_layers_stand_where_the_shader_reads_them() {
+    let config = RopeConfig::new(64).with_rotary_dim(32);
+    let f16 = ElementType::F16;
+    let source = HeadLayout::bshd(9, 6, 64)
+        .with_strides(5000, 500, 70)
+        .with_offset(10);
+    let key = HeadLayout::bshd(9, 4, 64)
+        .with_strides(4000, 400, 68)
+        .with_offset(12);
+    let pages = TensorView::cache(
+        HeadLayout::bshd(5, 4, 64)
+            .with_strides(3001, 301, 73)
+            .with_offset(14),
+        7,
+        5,
+        f16,
+    )
+    .with_first_slot(18);
+    let blocks = TensorView::cache(
+        HeadLayout::bshd(3, 2, 96)
+            .with_strides(960, 288, 96)
+            .with_offset(32),
+        11,
+        3,
+        Storage::Q8_0,
+    );
+    let int8 = HeadLayout::bshd(9, 2, 96)
+        .with_strides(96 * 50, 96 * 5, 96 * 2)
+        .with_offset(96);
+    let spec = RotateSpec::new(&config, 2, 9, source, f16)
+        .with_query_norm(Norm::rms(0.25, NormWeight::Scale(f16)))
+        .with_query_factor(QueryFactor::Constant(3.5))
+        .with_key(key, f16)
+        .with_key_to(pages)
+        .with_key_norm(Norm::rms(0.125, NormWeight::Scale(f16)))
+        .with_value_from(TensorView::new(int8, Storage::Int8))
+        .with_value_to(blocks)
+        .with_rows(Rows::PerToken);
+    let frequencies = Frequencies::new(&config).unwrap();
+    let scale = QueryScale::llama4(8, 0.1, 100).unwrap();
+    let table = TableSpec::new(&frequencies)
+        .with_slots(36)
+        .with_query_scale(scale);
+    let table = TablePlan::new(&table, 18, &Limits::default()).unwrap();
+    let places: Places = [
+        (Operand::Query, 0, 260),
+        (Operand::Key, 1, 520),
+        (Operand::KeyTo, 2, 40),
+        (Operand::Value, 3, 4),
+        (Operand::ValueScales, 4, 8),
+        (Operand::ValueTo, 5, 12),
+        (Operand::QueryWeight, 6, 264),
+        (Operand::KeyWeight, 6, 516),
+    ]
+    .into_iter()
+    .map(|(operand, buffer, offset)| (operand, Place { buffer, offset }))
+    .collect();
+    let plan = RopePlan::new(&spec, &Limits::default()).unwrap();
+    let planned = plan.dispatches(places.with_table(&table)).unwrap();
+    assert_eq!(planned.len(), 1);
+    let planned = &planned[0];
+    assert_eq!(planned.entry_point, "channels");
+    let slots = u32::try_from(table.slots_start() / 4).unwrap();
+    let tensor = |first, strides: [u32; 3], slots: [u32; 3], base| {
+        [&[first], &strides[..], &slots[..], &[base]].concat()
+    };
+    let stream = |heads: u32, weights: u32, epsilon: f32, dim: u32, is_normed: bool| {
+        let mean = if is_normed { 1.0 / dim as f32 } else { 0.0 };
+        // A workgroup takes a head; channels lie side by side; two words are unused.
+        vec![
+            heads,
+            heads,
+            weights,
+            epsilon.to_bits(),
+            mean.to_bits(),
+            1,
+            0,
+            0,
+        ]
+    };
+    // Places past the alignment of 256 are counted from it on.
+    let none = [0, 0, 1];
+    let query = tensor(4 / 2 + 10, [5000, 500, 70], none, 0);
+    let expected = [
+        query.clone(),
+        query,
+        stream(6, 2, 0.25, 64, true),
+        tensor(8 / 2 + 12, [4000, 400, 68], none, 0),
+        tensor(40 / 2 + 14, [3001, 301, 73], [slots + 18, 35, 5], 0),
+        stream(4, 65, 0.125, 64, true),
+        tensor(4 + 96, [4800, 480, 192], none, 2 + 1),
+        // Halves from the binding on, offset and all: 6 and a block.
+        tensor(0, [960, 288, 96], [slots, 33, 3], 6 + 17),
+        stream(2, 0, 0.0, 96, false),
+        // The row, the ways to others, the words of one.
+        vec![0, 9, 1, 32],
+        vec![9, 2, 9, u32::try_from(table.scales_start() / 4).unwrap()],
+        vec![3.5_f32.to_bits(), 0, 0, 0],
+    ]
+    .concat();
+    assert_eq!(planned.uniform, expected);
+    // The order of the structure's members, which the list above follows.
+    let (module, info) = parse(LAYER_WGSL);
+    let found = uniform_words(&module, &info, "channels");
+    for (name, at) in [
+        ("streams", 0),
+        ("first_row", 72),
+        ("row_of_batch", 73),
+        ("row_of_token", 74),
+        ("row_stride", 75),
+        ("tokens", 76),
+        ("batch", 77),
+        ("slots_of_batch", 78),
+        ("scales", 79),
+        ("factor", 80),
+        ("zero", 81),
+    ] {
+        assert_eq!(found.get(name), Some(&at), "{name}");
+    }
+    for (structure, members) in [
+        (
+            "Tensor",
+            &[
+                "first",
+                "outer_stride",
+                "inner_stride",
+                "head_stride",
+                "slots",
+                "slot_count",
+                "page_size",
+                "base",
+            ][..],
+        ),
+        (
+            "Stream",
+            &[
+                "source",
+                "destination",
+                "heads",
+                "groups",
+                "weights",
+                "epsilon",
+                "mean",
+                "channel_stride",
+                "unused_a",
+                "unused_b",
+            ],
+        ),
+    ] {
+        let (_, ty) = module
+            .types
+            .iter()
+            .find(|(_, ty)| ty.name.as_deref() == Some(structure))
+            .unwrap();
+        let naga::TypeInner::Struct { members: found, .. } = &ty.inner else {
+            panic!("{structure} is {:?}", ty.inner);
+        };
+        let found: Vec<_> = found
+            .iter()
+            .map(|member| member.name.as_deref().unwrap())
+            .collect();
+        assert_eq!(found, members);
+    }
+}
+
+/// The constants of quotients and roots stand in the shader just as in the twin.
+#[test]
+fn constants_of_roots_are_those_of_the_twin() {
+    let words = |text: &str| -> Vec<u32> {
+        let mut found: Vec<u32> = text
+            .match_indices("0x")
+            .map(|(at, _)| {
+                let digits: String = text[at + 2..]
+                    .chars()
+                    .take_while(|c| c.is_ascii_hexdigit() || *c == '_')
+                    .filter(|c| *c != '_')
+                    .collect();
+                u32::from_str_radix(&digits, 16).unwrap()
+            })
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    };
+    let twin = include_str!("../src/integer.rs");
+    let twin = &twin[..twin.find("/// The quotient of two").unwrap()];
+    let shader = include_str!("../shaders/integer.wgsl");
+    let shader = &shader[shader.find("/// y (3 - m y^2) / 2").unwrap()..];
+    // The shader's own: the quiet NaN, and 2^80 as the top of three words.
+    let mut shader = words(shader);
+    shader.retain(|word| ![0x7fc0_0000, 0x0001_0000].contains(word));
+    let twin = words(twin);
+    assert!(twin.len() >= 8, "{twin:?}");
     assert_eq!(shader, twin);
 }
