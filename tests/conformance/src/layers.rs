@@ -168,7 +168,7 @@ fn caches(list: &mut List) -> Result<(), Failure> {
 }
 
 /// Norms of every kind in place.
-fn norms(list: &mut List) -> Result<(), Failure> {
+pub(crate) fn norms(list: &mut List) -> Result<(), Failure> {
     let config = RopeConfig::new(80);
     let spec = two(&config, 3, [4, 2], F32)
         .with_query_norm(bare())

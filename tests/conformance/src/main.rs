@@ -24,7 +24,7 @@ enum Command {
     /// Writes the file of vectors.
     Make {
         vectors: PathBuf,
-        /// With one wrong digit in the WGSL, and tables only.
+        /// With wrong digits in the WGSL, and fewer of them.
         #[arg(long)]
         fault: bool,
     },
@@ -66,7 +66,7 @@ enum Command {
         /// Paths that have to have come out well, with commas between.
         #[arg(long, value_delimiter = ',')]
         require: Vec<String>,
-        /// They have to have found bits that differ.
+        /// They have to have found bits that differ, in each group.
         #[arg(long)]
         fault: bool,
     },
