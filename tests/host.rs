@@ -262,7 +262,7 @@ fn faults_of_a_binding_are_named_and_nothing_is_bound() {
         let good = Operands::new(q.slice(..));
         assert_eq!(
             fault(good),
-            "key: is planned and must be given (Operands::with_key), got none"
+            "key: is planned and must be given (Operands::with), got none"
         );
         assert_eq!(
             fault(good.with_key(k.slice(4..))),
@@ -319,7 +319,7 @@ fn faults_of_a_binding_are_named_and_nothing_is_bound() {
         let alone = prepared_alone(kernel);
         assert_eq!(
             alone.bind(&both, &table).unwrap_err().to_string(),
-            "key: is not planned (RotateSpec::with_key) and must not be given, got one"
+            "key: is not planned (RotateSpec::operands) and must not be given, got one"
         );
         // Nothing of all this has changed a tensor.
         assert_eq!(
