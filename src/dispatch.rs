@@ -396,8 +396,14 @@ impl RopeDispatch {
 
     fn check_filled(&self, tokens: u32) -> Result<()> {
         let (spec, table) = (self.plan().spec(), &self.shared.table);
-        let lists = spec.slots_needed() / spec.tokens().max(1);
-        if !table.has_slots(lists, spec.tokens(), tokens) {
+        // Lists stand behind each other, each of a batch; if one begins elsewhere, all of them have to be there.
+        let (slots, stride) = (spec.slots_needed(), spec.tokens().max(1));
+        let has_slots = if slots.is_multiple_of(stride) {
+            table.has_slots(slots / stride, stride, tokens)
+        } else {
+            table.has_slots(1, slots, slots)
+        };
+        if !has_slots {
             return Err(RopeError::table(
                 format!(
                     "must have the slots of {tokens} tokens filled by the last recorded SlotFill"

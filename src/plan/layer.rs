@@ -8,6 +8,7 @@ use super::stream::{
 };
 use super::{PlannedBinding, PlannedDispatch, Resource, check_dispatches};
 use crate::error::{Result, RopeError};
+use crate::layout::{ElementType, HeadLayout};
 
 /// Bindings of tensors, and the number of the first.
 const TENSORS: usize = 6;
@@ -89,6 +90,33 @@ pub(super) fn dispatches(plan: &RopePlan, places: &Places) -> Result<Vec<Planned
     Ok(all)
 }
 
+impl End {
+    /// The scales of int8 as a tensor of one channel a head.
+    fn scales(&self) -> Option<Self> {
+        let (operand, place) = self.scales?;
+        let layout = self.view.layout;
+        let head_dim = u64::from(layout.head_dim);
+        let view = TensorView {
+            layout: HeadLayout {
+                heads: layout.heads,
+                head_dim: 1,
+                batch_stride: layout.batch_stride / head_dim,
+                token_stride: layout.token_stride / head_dim,
+                head_stride: layout.head_stride / head_dim,
+                offset: layout.offset / head_dim,
+            },
+            storage: ElementType::F32.into(),
+            ..self.view
+        };
+        Some(Self {
+            operand,
+            view,
+            place,
+            scales: None,
+        })
+    }
+}
+
 struct Layer<'a> {
     plan: &'a RopePlan,
     places: &'a Places,
@@ -141,6 +169,12 @@ impl<'a> Layer<'a> {
                 weight,
             });
         }
+        if plan.spec.slots_needed() > 0 {
+            places.get(Operand::Slots)?;
+        }
+        if plan.spec.factor == QueryFactor::PerRow {
+            places.get(Operand::Scales)?;
+        }
         let layer = Self {
             plan,
             places,
@@ -153,16 +187,13 @@ impl<'a> Layer<'a> {
     /// What is written shares no element with anything else, but for a tensor that goes to its own place.
     fn check_overlaps(&self) -> Result<()> {
         let (batch, tokens) = (self.plan.spec.batch, self.plan.spec.tokens);
-        let ends: Vec<_> = self
-            .streams
-            .iter()
-            .flat_map(|placed| {
-                [
-                    (placed, &placed.source, false),
-                    (placed, &placed.target, true),
-                ]
-            })
-            .collect();
+        let mut ends = Vec::new();
+        for placed in &self.streams {
+            for (end, writes) in [(&placed.source, false), (&placed.target, true)] {
+                ends.extend(end.scales().map(|scales| (placed, scales, writes)));
+                ends.push((placed, end.clone(), writes));
+            }
+        }
         for (n, (one, a, a_writes)) in ends.iter().enumerate() {
             for (other, b, b_writes) in &ends[n + 1..] {
                 let is_own = one.index == other.index
@@ -193,10 +224,7 @@ impl<'a> Layer<'a> {
             }
         }
         // Weights are bound to be read only, and a buffer is bound in one way.
-        let written = ends.iter().flat_map(|(_, end, _)| {
-            let scales = end.scales.map(|(operand, place)| (operand, place.buffer));
-            [Some((end.operand, end.place.buffer)), scales]
-        });
+        let mut bound = ends.iter().map(|(_, end, _)| end);
         let mut weights = self.weights();
         if let Some((first, place)) = weights.next() {
             if let Some((operand, _)) = weights.find(|(_, other)| other.buffer != place.buffer) {
@@ -210,13 +238,11 @@ impl<'a> Layer<'a> {
                     got: "another buffer".into(),
                 });
             }
-            if let Some((tensor, _)) = written
-                .flatten()
-                .find(|(_, buffer)| *buffer == place.buffer)
-            {
+            if let Some(tensor) = bound.find(|end| end.place.buffer == place.buffer) {
                 return Err(RopeError::Buffer {
                     operand: first.name(),
-                    rule: format!("must not be in the buffer of the {}", tensor.name()).into(),
+                    rule: format!("must not be in the buffer of the {}", tensor.operand.name())
+                        .into(),
                     got: "that buffer".into(),
                 });
             }

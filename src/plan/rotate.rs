@@ -232,6 +232,7 @@ impl RopePlan {
                 };
                 (operand, Place { buffer, offset: 0 })
             })
+            .chain([Operand::Slots, Operand::Scales].map(|operand| (operand, Place::default())))
             .collect())
     }
 

@@ -153,7 +153,8 @@ impl TensorView {
         }
     }
 
-    /// Slots are those of the table from this one on: a second list, where tokens go from slots to other slots.
+    /// Slots are those of the table from this one on: a second list, where tokens go from slots to other slots. No token may go to the slot of
+    /// another that is read: the lists are on the device, where nobody compares them.
     #[must_use]
     pub fn with_first_slot(self, first_slot: u32) -> Self {
         let pages = self.pages.map(|pages| Pages {
