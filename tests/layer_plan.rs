@@ -52,6 +52,7 @@ fn places<const N: usize>(given: [(Operand, u32, u64); N]) -> Places {
     given
         .into_iter()
         .map(|(operand, buffer, offset)| (operand, Place { buffer, offset }))
+        .chain([(Operand::Slots, Place::default())])
         .collect()
 }
 
@@ -469,7 +470,7 @@ fn combinations_take_these_dispatches() {
             };
             (operand, place)
         });
-        places.collect()
+        places.chain([(Operand::Slots, Place::default())]).collect()
     };
     let norm = Norm::rms(1e-6, NormWeight::Scale(F32));
     let normed = with_key().with_query_norm(norm).with_key_norm(norm);
@@ -718,6 +719,15 @@ fn slots_and_scales_have_places_in_the_table() {
         .with_key_to(pages(F16))
         .with_query_factor(QueryFactor::PerRow);
     assert_eq!(spec.slots_needed(), TOKENS);
+    refused(
+        &spec,
+        places([
+            (Operand::Query, 0, 0),
+            (Operand::Key, 1, 0),
+            (Operand::KeyTo, 2, 0),
+        ]),
+        "query scales by row: is planned and must have a place, got none",
+    );
     let given = places([
         (Operand::Query, 0, 0),
         (Operand::Key, 1, 0),
