@@ -748,6 +748,7 @@ fn layers() -> Vec<PlannedDispatch> {
             let places: Places = (0..)
                 .zip(operands)
                 .map(|(buffer, (operand, _))| (operand, Place { buffer, offset: 0 }))
+                .chain([(Operand::Slots, Place::default())])
                 .collect();
             let plan = RopePlan::new(&spec, &limits).unwrap();
             all.extend(plan.dispatches(places).unwrap());
