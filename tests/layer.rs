@@ -22,8 +22,8 @@ use common::layer::Case;
 use common::{contexts_with, name};
 use wgpu_rope::{
     Direction, ElementType, Frequencies, GpuContext, HeadLayout, Norm, NormWeight, Operand,
-    Pairing, Place, QueryFactor, QueryScale, RopeConfig, RotateSpec, Rows, Scaling, Storage,
-    TensorView, reference, wgpu,
+    Pairing, Place, Places, QueryFactor, QueryScale, RopeConfig, RotateSpec, Rows, Scaling,
+    Storage, TensorView, reference, wgpu,
 };
 
 const F32: ElementType = ElementType::F32;
@@ -474,7 +474,7 @@ fn gradients_are_added_to_what_is_there() {
         };
         let case = job.case();
         let plan = case.plan(CONTEXTS[0].kernel().limits()).unwrap();
-        let places: wgpu_rope::Places = case.places().into_iter().collect();
+        let places: Places = case.places().into_iter().collect();
         let planned = &plan.dispatches(places).unwrap()[0];
         assert!(what.starts_with(planned.entry_point), "{what}");
         check(On::One, what, &job);
@@ -1141,7 +1141,8 @@ fn the_twin_keeps_its_bounds() {
             ways.insert(format!("{} to {}", flow.from.storage, to.storage));
         }
         let plan = case.plan(&wgpu_rope::Limits::default()).unwrap();
-        let places: wgpu_rope::Places = case.places().into_iter().collect();
+        let of_table = [Operand::Slots, Operand::Scales].map(|part| (part, Place::default()));
+        let places: Places = case.places().into_iter().chain(of_table).collect();
         for planned in plan.dispatches(places).unwrap() {
             kinds[usize::from(planned.entry_point == "channels")] += 1;
         }
