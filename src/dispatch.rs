@@ -72,6 +72,8 @@ struct Shared {
     plan: RopePlan,
     /// What has to be bound, and how many bytes.
     operands: Vec<(Operand, u64)>,
+    /// Slots of the table that are read: asked for in every recording.
+    slots: u32,
     /// What each placement takes, byte ranges relative to the aligned starts of the operands.
     placements: Mutex<HashMap<Places, Pipelines>>,
 }
@@ -89,6 +91,7 @@ impl RopeKernel {
                 kernel: self.clone(),
                 plan: plan.clone(),
                 operands: plan.spec().operands()?,
+                slots: plan.spec().slots_needed(),
                 placements: Mutex::default(),
             }),
         })
@@ -181,7 +184,7 @@ impl PreparedRope {
                 table.plan().width(),
             ));
         }
-        let slots = spec.slots_needed();
+        let slots = self.shared.slots;
         if table.plan().slots() < slots {
             return Err(RopeError::table(
                 format!("must have room for {slots} slots (TableSpec::with_slots)"),
@@ -397,8 +400,10 @@ impl RopeDispatch {
     fn check_filled(&self, tokens: u32) -> Result<()> {
         let (spec, table) = (self.plan().spec(), &self.shared.table);
         // Lists stand behind each other, each of a batch; if one begins elsewhere, all of them have to be there.
-        let (slots, stride) = (spec.slots_needed(), spec.tokens().max(1));
-        let has_slots = if slots.is_multiple_of(stride) {
+        let (slots, stride) = (self.shared.prepared.shared.slots, spec.tokens().max(1));
+        let has_slots = if slots == 0 {
+            true
+        } else if slots.is_multiple_of(stride) {
             table.has_slots(slots / stride, stride, tokens)
         } else {
             table.has_slots(1, slots, slots)
