@@ -101,7 +101,13 @@ fn test() -> Result<(), Failure> {
     cargo(&["test", "--no-default-features", "--lib", "--tests"])?;
     cargo(&["bench", "--all-features", "--", "--test"])?;
     // The examples that check themselves.
-    for example in ["quickstart", "embed", "decode_loop", "paged_decode"] {
+    for example in [
+        "quickstart",
+        "embed",
+        "decode_loop",
+        "paged_decode",
+        "attention",
+    ] {
         cargo(&["run", "--quiet", "--all-features", "--example", example])?;
     }
     documentation()
