@@ -599,13 +599,13 @@ fn combinations_take_these_dispatches() {
             vec![("octets", vec![Query, Key, Value, KeyTo, ValueTo])],
         ),
         (
-            "K and V to pages, q8_0",
+            "K and V to pages, `q8_0`",
             append(pages(Storage::Q8_0)),
             None,
             vec![("channels", vec![Query, Key, Value, KeyTo, ValueTo])],
         ),
         (
-            "K and V to pages, int8",
+            "K and V to pages, `int8`",
             append(pages(Storage::Int8)),
             None,
             vec![
@@ -624,7 +624,7 @@ fn combinations_take_these_dispatches() {
             ],
         ),
         (
-            "K and V to pages, int8; Q, K and V from one buffer",
+            "K and V to pages, `int8`; Q, K and V from one buffer",
             append(pages(Storage::Int8)).with_query_from(view(8, F32)),
             Some(places([
                 (Query, 0, 0),

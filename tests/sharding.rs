@@ -42,6 +42,9 @@ enum Told {
     Ids,
 }
 
+/// The tokens of a rank, of so many in all.
+type Split = fn(usize, usize) -> Vec<usize>;
+
 /// Chunk c of n.
 fn chunk(tokens: usize, c: usize, n: usize) -> Range<usize> {
     c * tokens / n..(c + 1) * tokens / n
@@ -187,12 +190,7 @@ impl<'a> Layer<'a> {
 }
 
 /// Rotates a sequence whole, and by ranks; compares their bits. Returns the channels that were compared.
-fn check(
-    layer: &Layer<'_>,
-    tokens: usize,
-    first: i32,
-    (split, told): (fn(usize, usize) -> Vec<usize>, Told),
-) -> usize {
+fn check(layer: &Layer<'_>, tokens: usize, first: i32, (split, told): (Split, Told)) -> usize {
     let mut random = fastrand::Rng::with_seed(tokens as u64);
     let query = values(&mut random, tokens * HEADS * DIM);
     let key = values(&mut random, tokens * KV_HEADS * DIM);
