@@ -43,6 +43,8 @@
 //! # Ok(()) }
 //! ```
 //!
+//! [`guides`] tell how to put this into an engine, with paged caches, images, shards or a browser, and what other frameworks call things.
+//!
 //! # Slots of a cache, and a scale of the query
 //!
 //! A table can hold more than rows. [`TableSpec::with_slots`] makes room for the slot of every token, its place in a cache of keys and
@@ -102,6 +104,7 @@ mod context;
 mod dispatch;
 mod error;
 mod frequencies;
+pub mod guides;
 mod integer;
 #[cfg(feature = "wgpu")]
 mod kernel;

@@ -9,8 +9,8 @@
 
 use wgpu_rope::{
     Direction, ElementType, Frequencies, HeadLayout, LAYER_WGSL, Limits, Norm, NormWeight, Operand,
-    Place, Placement, Places, QueryFactor, ROTATE_WGSL, Resource, RopeConfig, RopePlan, RotateSpec,
-    Rows, Storage, TablePlan, TableSpec, TensorView,
+    Place, Placement, Places, PlannedDispatch, QueryFactor, ROTATE_WGSL, Resource, RopeConfig,
+    RopePlan, RotateSpec, Rows, Storage, TablePlan, TableSpec, TensorView,
 };
 
 const F32: ElementType = ElementType::F32;
@@ -446,7 +446,28 @@ fn tensors(plan: &RopePlan, given: Places) -> Vec<(&'static str, Vec<Operand>)> 
         .collect()
 }
 
-/// Which entry point a combination takes, in how many dispatches, with which tensors at bindings 3 and on.
+/// A line of the guide to paged caches: what a combination takes.
+fn line(what: &str, dispatches: &[PlannedDispatch]) -> String {
+    let cells = dispatches.iter().map(|planned| {
+        let names = planned.bindings.iter().filter_map(|bound| {
+            let name = match bound.resource {
+                Resource::Tensor(operand) => operand.name(),
+                Resource::Weights => "weights",
+                _ => return None,
+            };
+            Some((bound.resource == Resource::Weights, name))
+        });
+        // Weights stand last, though they are bound before the tensors.
+        let mut names: Vec<_> = names.collect();
+        names.sort_by_key(|(is_weights, _)| *is_weights);
+        let names: Vec<_> = names.into_iter().map(|(_, name)| name).collect();
+        format!("`{}`: {}", planned.entry_point, names.join(", "))
+    });
+    let cells = cells.collect::<Vec<_>>().join("; ");
+    format!("| {what} | {} | {cells} |", dispatches.len())
+}
+
+/// Which entry point a combination takes, in how many dispatches, with which tensors at bindings 3 and on; and that the guide says so.
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn combinations_take_these_dispatches() {
@@ -531,46 +552,60 @@ fn combinations_take_these_dispatches() {
     );
     let table: Vec<Row> = vec![
         (
-            "out of place",
+            "Q and K to other tensors",
             with_key()
                 .with_query_to(view(8, F32))
                 .with_key_to(view(2, F32)),
             None,
             vec![("octets", vec![Query, Key, QueryTo, KeyTo])],
         ),
-        ("norms", normed, None, vec![("octets", vec![Query, Key])]),
         (
-            "norms over all heads",
+            "QK-norm",
+            normed.clone(),
+            None,
+            vec![("octets", vec![Query, Key])],
+        ),
+        (
+            "norm of Q over all heads",
             with_key().with_query_norm(norm.over_all_heads()),
             None,
             vec![("channels", vec![Query, Key])],
         ),
         (
-            "a factor",
+            "factor of Q",
             spec().with_query_factor(QueryFactor::Constant(0.1)),
             None,
             vec![("octets", vec![Query])],
         ),
         (
-            "append, contiguous",
+            "K and V to a contiguous cache, f16",
             append(contiguous(F16)),
             None,
             vec![("octets", vec![Query, Key, Value, KeyTo, ValueTo])],
         ),
         (
-            "append, pages",
+            "K and V to pages, f16",
             append(pages(F16)),
             None,
             vec![("octets", vec![Query, Key, Value, KeyTo, ValueTo])],
         ),
         (
-            "append, blocks",
+            "QK-norm, K and V to pages, f16",
+            normed
+                .with_value(layout(2), F32)
+                .with_key_to(pages(F16))
+                .with_value_to(pages(F16)),
+            None,
+            vec![("octets", vec![Query, Key, Value, KeyTo, ValueTo])],
+        ),
+        (
+            "K and V to pages, `q8_0`",
             append(pages(Storage::Q8_0)),
             None,
             vec![("channels", vec![Query, Key, Value, KeyTo, ValueTo])],
         ),
         (
-            "append, int8",
+            "K and V to pages, `int8`",
             append(pages(Storage::Int8)),
             None,
             vec![
@@ -589,7 +624,7 @@ fn combinations_take_these_dispatches() {
             ],
         ),
         (
-            "append, int8, query, key and value packed",
+            "K and V to pages, `int8`; Q, K and V from one buffer",
             append(pages(Storage::Int8)).with_query_from(view(8, F32)),
             Some(places([
                 (Query, 0, 0),
@@ -607,7 +642,7 @@ fn combinations_take_these_dispatches() {
             )],
         ),
         (
-            "append, K and V in one buffer",
+            "K and V to pages in one buffer, f16",
             valued.clone().with_key_to(turns(0)).with_value_to(turns(1)),
             Some(places([
                 (Query, 0, 0),
@@ -619,7 +654,7 @@ fn combinations_take_these_dispatches() {
             vec![("octets", vec![Query, Key, Value, KeyTo])],
         ),
         (
-            "packed QKV",
+            "K and V to pages, f16; Q, K and V packed in one tensor",
             of_packed,
             Some(places([
                 (Query, 0, 0),
@@ -631,7 +666,7 @@ fn combinations_take_these_dispatches() {
             vec![("octets", vec![Query, KeyTo, ValueTo])],
         ),
         (
-            "MLA",
+            "MLA: latent and rotated key to one row of a cache",
             mla,
             Some(places([
                 (Query, 0, 0),
@@ -642,9 +677,14 @@ fn combinations_take_these_dispatches() {
             ])),
             vec![("octets", vec![Query, Key, KeyTo])],
         ),
-        ("shift", shift, None, vec![("octets", vec![Query])]),
         (
-            "shift to other pages",
+            "context shift within a cache",
+            shift,
+            None,
+            vec![("octets", vec![Query])],
+        ),
+        (
+            "context shift to other slots",
             spec()
                 .with_query_from(pages(F16))
                 .with_query_to(pages(F16).with_first_slot(TOKENS)),
@@ -652,22 +692,38 @@ fn combinations_take_these_dispatches() {
             vec![("octets", vec![Query, QueryTo])],
         ),
         (
-            "backward",
+            "backward, Q and K added to gradients",
             backward,
             None,
             vec![("octets", vec![Query, Key, QueryTo, KeyTo])],
         ),
         (
-            "weights of two types",
+            "QK-norm with weights of two types",
             mixed,
             None,
             vec![("octets", vec![Query]), ("octets", vec![Key])],
         ),
     ];
+    let mut lines = Vec::new();
     for (what, spec, given, expected) in table {
         let given = given.unwrap_or_else(|| apart(&spec));
-        assert_eq!(tensors(&plan(&spec), given), expected, "{what}");
+        let plan = plan(&spec);
+        assert_eq!(tensors(&plan, given.clone()), expected, "{what}");
+        lines.push(line(what, &plan.dispatches(given).unwrap()));
     }
+    // The guide's table, header and rule apart.
+    let guide = include_str!("../src/guides/paged.md");
+    let told = guide
+        .lines()
+        .skip_while(|line| !line.starts_with("| combination |"))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        lines,
+        "the table of src/guides/paged.md should be:\n{}",
+        lines.join("\n")
+    );
 }
 
 /// A rotation in place is what it is without all of this.
