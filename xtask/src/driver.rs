@@ -57,9 +57,10 @@ const MANAGERS: [(&str, &[&[&str]]); 5] = [
     ),
 ];
 
-/// Sees to it that there is an adapter. `build` is what the caller passes to cargo anyway, so that nothing is built twice.
-pub(crate) fn ensure(build: &[&str]) -> Result<(), Failure> {
-    match probe(build)?.as_str() {
+/// Sees to it that there is an adapter. `program` is what cargo is to run with `--probe`: built as the caller builds anyway, so that nothing
+/// is built twice.
+pub(crate) fn ensure(program: &[&str]) -> Result<(), Failure> {
+    match probe(program)?.as_str() {
         "gpu" | "software" => return Ok(()),
         "none" => {}
         other => return Err(format!("the probe of the adapters printed {other:?}")),
@@ -73,25 +74,26 @@ pub(crate) fn ensure(build: &[&str]) -> Result<(), Failure> {
         "There is neither a GPU nor a Vulkan driver here: Mesa's software driver will be installed."
     );
     install()?;
-    match probe(build)?.as_str() {
+    match probe(program)?.as_str() {
         "none" => Err("The driver was installed, but there is still no Vulkan adapter.".to_owned()),
         _ => Ok(()),
     }
 }
 
-/// Asks the library itself, through its own example, what it finds: `gpu`, `software` or `none`.
-fn probe(build: &[&str]) -> Result<String, Failure> {
+/// Asks the library itself, through a program that uses it, what it finds: `gpu`, `software` or `none`.
+fn probe(program: &[&str]) -> Result<String, Failure> {
     eprintln!("Looking for adapters");
     let output = Command::new(env!("CARGO"))
         .args(["run", "--quiet"])
-        .args(build)
-        .args(["--example", "adapters", "--", "--probe"])
+        .args(program)
+        .args(["--", "--probe"])
         .current_dir(root())
         .stderr(Stdio::inherit())
         .output()
-        .map_err(|error| format!("cargo run --example adapters: {error}"))?;
+        .map_err(|error| format!("cargo run {}: {error}", program.join(" ")))?;
     if !output.status.success() {
-        return Err(format!("cargo run --example adapters: {}", output.status));
+        let status = output.status;
+        return Err(format!("cargo run {}: {status}", program.join(" ")));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

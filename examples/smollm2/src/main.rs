@@ -1,4 +1,4 @@
-//! A language model on wgpu: SmolLM2, or any GGUF file of the Llama architecture.
+//! A language model on wgpu: `SmolLM2`, or any GGUF file of the Llama architecture.
 //!
 //! The kernels of this application are in `kernels`; everything that rotates, and everything that goes to the KV cache, goes through
 //! wgpu-rope, recorded into the application's own pass. A token is one submission.
@@ -15,6 +15,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
+use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,14 +28,17 @@ use crate::file::{ModelFile, Result};
 use crate::model::Model;
 use crate::text::Text;
 
-/// Goes on with a text. WGPU_BACKEND and WGPU_ADAPTER_NAME choose the GPU.
+/// Goes on with a text
 #[derive(Debug, Parser)]
-#[command(name = "smollm2")]
+#[command(
+    name = "smollm2",
+    after_help = "WGPU_BACKEND and WGPU_ADAPTER_NAME choose the GPU."
+)]
 struct Options {
     /// The text to go on with
     prompt: String,
-    /// A GGUF file of the Llama architecture
-    #[arg(long)]
+    /// A GGUF file of the Llama architecture. `cargo xtask smollm2` knows one
+    #[arg(long, value_name = "FILE")]
     model: PathBuf,
     /// Tokens to generate at most
     #[arg(long, default_value_t = 128)]
@@ -64,6 +68,11 @@ struct Options {
 }
 
 fn main() -> ExitCode {
+    // For `cargo xtask smollm2`, which installs a driver where there is none.
+    if env::args().any(|argument| argument == "--probe") {
+        println!("{}", gpu::kind());
+        return ExitCode::SUCCESS;
+    }
     match run(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

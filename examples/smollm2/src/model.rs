@@ -36,6 +36,7 @@ pub(crate) struct Model {
     logits: wgpu::Buffer,
     staging: wgpu::Buffer,
     /// The keys of each layer: `[capacity, key heads, head_dim]`.
+    #[cfg(test)]
     keys: Vec<wgpu::Buffer>,
     fill: TableFill,
     slots: SlotFill,
@@ -247,6 +248,7 @@ impl Model {
             chunk,
             ids,
             logits,
+            #[cfg(test)]
             keys,
             fill,
             slots,
@@ -274,6 +276,12 @@ impl Model {
     /// How often the cache was full and its older half was dropped.
     pub(crate) fn shifts(&self) -> u32 {
         self.oldest / (self.capacity / 2)
+    }
+
+    /// Forgets what it has read. What is in the cache is overwritten before it is looked at.
+    #[cfg(test)]
+    pub(crate) fn reset(&mut self) {
+        (self.read, self.oldest) = (0, 0);
     }
 
     /// Reads on, and returns the logits of what comes next.
@@ -353,6 +361,34 @@ impl Model {
         let mut logits = self.read_back(&self.staging)?;
         logits.truncate(self.shape.vocabulary as usize);
         Ok(logits)
+    }
+
+    /// The keys of a layer: `[capacity, key heads, head_dim]`.
+    #[cfg(test)]
+    pub(crate) fn keys(&self, layer: usize) -> Result<Vec<f32>> {
+        let staging = self.gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("read-back"),
+            size: self.keys[layer].size(),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&self.keys[layer], 0, &staging, 0, staging.size());
+        self.gpu.queue.submit([encoder.finish()]);
+        self.read_back(&staging)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_keys(&self, layer: usize, keys: &[f32]) {
+        self.gpu
+            .queue
+            .write_buffer(&self.keys[layer], 0, bytemuck::cast_slice(keys));
+    }
+
+    /// The tokens that were read, and the oldest of them that is kept.
+    #[cfg(test)]
+    pub(crate) fn range(&mut self) -> [&mut u32; 2] {
+        [&mut self.read, &mut self.oldest]
     }
 
     fn read_back(&self, staging: &wgpu::Buffer) -> Result<Vec<f32>> {

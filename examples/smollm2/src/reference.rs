@@ -1,5 +1,7 @@
 //! The same model by candle's f32 operations on the CPU, from the same dequantised weights: what tests compare with. Its angles are f64.
 
+#![expect(clippy::cast_possible_truncation, reason = "f64 to f32")]
+
 use std::collections::HashMap;
 
 use candle_core::{D, Device, Tensor};
@@ -33,7 +35,8 @@ impl Reference {
             .collect();
         let mut weights = HashMap::new();
         for (name, dims) in names {
-            let dims: Vec<u32> = dims.iter().map(|&size| size as u32).collect();
+            let dims = dims.into_iter().map(u32::try_from);
+            let dims: Vec<u32> = dims.collect::<std::result::Result<_, _>>()?;
             weights.insert(name.clone(), file.tensor(&name, &dims)?);
         }
         Ok(Self {

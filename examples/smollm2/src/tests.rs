@@ -1,1 +1,373 @@
+//! The model against candle's f32 operations on the CPU. `cargo xtask smollm2 --test` fetches the model and runs these.
+#![expect(clippy::cast_possible_truncation, reason = "f64 to f32")]
 
+use std::env;
+use std::path::PathBuf;
+
+use candle_core::quantized::gguf_file::{self, Value};
+use indicatif::ProgressBar;
+
+use crate::best;
+use crate::file::{ModelFile, Result};
+use crate::model::Model;
+use crate::reference::Reference;
+use crate::text::Text;
+
+/// Of 20 to 200 tokens.
+const PROMPTS: [&str; 3] = [
+    "Once upon a time, in a small village at the foot of the mountains, there lived an old clockmaker who",
+    "The water cycle describes how water moves on, above and below the surface of the Earth. The sun warms the oceans, and water \
+     evaporates into the air. The vapour rises, cools, and condenses into clouds. When the drops are heavy enough they fall as \
+     rain or snow. Some of it runs into rivers and back to the sea; some of it sinks into the ground, where it",
+    "# A list of the first prime numbers and some facts about them\n\n2 is the only even prime number. 3 is the first odd one. 5 and 7 are \
+     twins, and so are 11 and 13, 17 and 19, 29 and 31. Nobody knows whether there are infinitely many of such pairs. Euclid showed \
+     more than 2,000 years ago that there is no largest prime: multiply all those that you know, add 1, and whatever divides the \
+     result is a prime that you did not know. The sieve of Eratosthenes finds all primes up to a number by striking out the \
+     multiples of each prime in turn. What is left when the square of the next prime is larger than that number is prime. For \
+     example, the primes below 30 are",
+];
+
+/// The file that `cargo xtask smollm2 --test` has fetched.
+fn open() -> ModelFile {
+    let path = env::var_os("SMOLLM2_GGUF").map(PathBuf::from);
+    ModelFile::open(&path.expect("SMOLLM2_GGUF names the model's file")).unwrap()
+}
+
+fn load(capacity: u32) -> Model {
+    Model::load(&mut open(), capacity, &ProgressBar::hidden()).unwrap()
+}
+
+/// A logit's place between the smallest and the largest is what counts: 1e-3 of that is what may differ.
+fn allowed(logits: &[f32]) -> f32 {
+    let smallest = logits.iter().copied().fold(f32::INFINITY, f32::min);
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    assert!(smallest.is_finite() && largest.is_finite() && smallest < largest);
+    1e-3 * (largest - smallest)
+}
+
+fn difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max)
+}
+
+#[test]
+#[ignore = "needs the model"]
+fn the_words_are_those_of_f32_on_the_cpu() {
+    let mut file = open();
+    let text = Text::new(&mut file).unwrap();
+    let mut reference = Reference::load(&mut file).unwrap();
+    let mut model = load(512);
+    for prompt in PROMPTS {
+        let prompt = text.encode(prompt).unwrap();
+        assert!(
+            (20..=200).contains(&prompt.len()),
+            "{} tokens",
+            prompt.len()
+        );
+        model.reset();
+        reference.reset();
+        let mut expected = reference.read(&prompt).unwrap();
+        let mut logits = model.read(&prompt).unwrap();
+        let after_prompt = difference(&logits, &expected) / allowed(&expected);
+        assert!(after_prompt <= 1.0, "{after_prompt}");
+
+        let (mut tokens, mut worst) = (Vec::new(), after_prompt);
+        let mut is_same = true;
+        while tokens.len() < 64 {
+            let (own, two) = (best(&logits, 1)[0].0, best(&expected, 2));
+            if own != two[0].0 {
+                // Equal only where the reference itself can hardly tell; from there on texts differ.
+                assert!(
+                    two[0].1 - two[1].1 < allowed(&expected),
+                    "{own} is not {two:?}"
+                );
+                is_same = false;
+                break;
+            }
+            tokens.push(own);
+            expected = reference.read(&[own]).unwrap();
+            logits = model.read(&[own]).unwrap();
+            worst = worst.max(difference(&logits, &expected) / allowed(&expected));
+        }
+        assert!(worst <= 1.0, "{worst}");
+        eprintln!(
+            "{} tokens, then {} equal ones (all: {is_same}); logits differ by {:.1e} of their range after the prompt, {:.1e} at most\n{tokens:?}\n{}",
+            prompt.len(),
+            tokens.len(),
+            after_prompt * 1e-3,
+            worst * 1e-3,
+            text.tokenizer.decode(&tokens, true).unwrap(),
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs the model"]
+fn a_prompt_at_once_or_token_by_token_is_the_same() {
+    let text = Text::new(&mut open()).unwrap();
+    let prompt = text.encode(PROMPTS[1]).unwrap();
+    // More than one chunk, and one that is not full.
+    assert!(prompt.len() > 64 && !prompt.len().is_multiple_of(64));
+    let mut model = load(256);
+    let mut generate = |at_once: bool| {
+        model.reset();
+        let mut logits = Vec::new();
+        for ids in prompt.chunks(if at_once { prompt.len() } else { 1 }) {
+            logits = model.read(ids).unwrap();
+        }
+        let after_prompt = logits.clone();
+        let tokens: Vec<u32> = (0..24)
+            .map(|_| {
+                let id = best(&logits, 1)[0].0;
+                logits = model.read(&[id]).unwrap();
+                id
+            })
+            .collect();
+        (after_prompt, tokens)
+    };
+    let (at_once, by_token) = (generate(true), generate(false));
+    assert_eq!(at_once.1, by_token.1);
+    let differ = difference(&at_once.0, &by_token.0) / allowed(&by_token.0);
+    eprintln!("logits differ by {:.1e} of their range", differ * 1e-3);
+    assert!(differ <= 1.0, "{differ}");
+}
+
+#[test]
+#[ignore = "needs the model"]
+fn shifted_keys_are_those_of_f64() {
+    const CAPACITY: u32 = 256;
+    let mut file = open();
+    let shape = file.shape().unwrap();
+    let text = Text::new(&mut file).unwrap();
+    let mut model = load(CAPACITY);
+    // As long as the cache.
+    let all: Vec<u32> = text.encode(&PROMPTS.concat().repeat(2)).unwrap();
+    let mut logits = model.read(&all[..CAPACITY as usize]).unwrap();
+    // Two shifts, with tokens of the model's own in between.
+    for shift in 1..=2 {
+        assert_eq!(model.shifts(), shift - 1);
+        let id = best(&logits, 1)[0].0;
+        let layers = 0..shape.layers as usize;
+        let before: Vec<_> = layers
+            .clone()
+            .map(|layer| model.keys(layer).unwrap())
+            .collect();
+        let shifted = model.read(&[id]).unwrap();
+        assert_eq!(model.shifts(), shift);
+        let after: Vec<_> = layers
+            .clone()
+            .map(|layer| model.keys(layer).unwrap())
+            .collect();
+
+        // The same by hand: keys of the kept tokens turned back by 128 positions in f64. The new token's slot is overwritten again.
+        let [read, oldest] = model.range().map(|count| *count);
+        let kept: Vec<u32> = (oldest..read - 1).map(|token| token % CAPACITY).collect();
+        assert_eq!(kept.len(), 128);
+        let mut worst = 0.0_f64;
+        for layer in layers.clone() {
+            let mut keys = before[layer].clone();
+            let token = (shape.key_heads * shape.head_dim) as usize;
+            for &slot in &kept {
+                let own = slot as usize * token..(slot as usize + 1) * token;
+                for (head, got) in keys[own.clone()]
+                    .chunks_mut(shape.head_dim as usize)
+                    .zip(after[layer][own].chunks(shape.head_dim as usize))
+                {
+                    turn_back(head, 100_000.0, f64::from(CAPACITY / 2));
+                    worst = head
+                        .iter()
+                        .zip(got)
+                        .fold(worst, |worst, (a, b)| worst.max(f64::from(a - b).abs()));
+                }
+            }
+            model.set_keys(layer, &keys);
+        }
+        let [count, _] = model.range();
+        *count = read - 1;
+        let by_hand = model.read(&[id]).unwrap();
+        let differ = difference(&shifted, &by_hand) / allowed(&by_hand);
+        assert!(differ <= 1.0, "{differ}");
+
+        // Not shifted at all they would be others.
+        for (layer, keys) in layers.zip(&before) {
+            model.set_keys(layer, keys);
+        }
+        let [count, _] = model.range();
+        *count = read - 1;
+        let unshifted = model.read(&[id]).unwrap();
+        let would = difference(&unshifted, &by_hand) / allowed(&by_hand);
+        assert!(would > 10.0, "{would}");
+        eprintln!(
+            "shift {shift}: keys differ by {worst:.1e}, logits by {:.1e} of their range; without a shift by {:.1e}",
+            differ * 1e-3,
+            would * 1e-3
+        );
+        // On with the shifted keys, until the cache is full again.
+        for (layer, keys) in after.iter().enumerate() {
+            model.set_keys(layer, keys);
+        }
+        let [count, _] = model.range();
+        *count = read - 1;
+        logits = model.read(&[id]).unwrap();
+        assert_eq!(difference(&logits, &shifted), 0.0);
+        if shift == 2 {
+            break;
+        }
+        for _ in 1..CAPACITY / 2 {
+            let id = best(&logits, 1)[0].0;
+            logits = model.read(&[id]).unwrap();
+        }
+    }
+}
+
+/// Turns neighbouring channels back by so many positions.
+fn turn_back(head: &mut [f32], base: f64, positions: f64) {
+    let dim = head.len() as f64;
+    for (pair, channels) in head.chunks_mut(2).enumerate() {
+        let (sin, cos) = (-positions * base.powf(-2.0 * pair as f64 / dim)).sin_cos();
+        let [x, y] = [0, 1].map(|c| f64::from(channels[c]));
+        channels[0] = (x * cos - y * sin) as f32;
+        channels[1] = (x * sin + y * cos) as f32;
+    }
+}
+
+#[test]
+#[ignore = "needs the model"]
+fn tokens_are_the_model_s() {
+    let text = Text::new(&mut open()).unwrap();
+    // Each digit is a token, and a space goes with its word.
+    let ids = text.encode("In 2024, it's 31 km").unwrap();
+    let tokens: Vec<_> = ids
+        .iter()
+        .map(|&id| text.tokenizer.id_to_token(id).unwrap())
+        .collect();
+    let expected = [
+        "In", "Ġ", "2", "0", "2", "4", ",", "Ġit", "'s", "Ġ", "3", "1", "Ġkm",
+    ];
+    assert_eq!(tokens, expected);
+    for prompt in PROMPTS {
+        let ids = text.encode(prompt).unwrap();
+        assert_eq!(text.tokenizer.decode(&ids, true).unwrap(), prompt);
+    }
+    let chat = text.chat("Hello").unwrap();
+    assert!(chat.starts_with("<|im_start|>system\n"), "{chat}");
+    assert!(
+        chat.ends_with("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"),
+        "{chat}"
+    );
+    assert_eq!(text.encode(&chat).unwrap()[0], 1);
+}
+
+/// A file without tensors.
+fn file(name: &str, entries: &[(&str, Value)]) -> (PathBuf, Result<ModelFile>) {
+    let path = env::temp_dir().join(format!("wgpu-rope-{name}-{}.gguf", std::process::id()));
+    let entries: Vec<_> = entries.iter().map(|(key, value)| (*key, value)).collect();
+    let mut out = std::fs::File::create(&path).unwrap();
+    gguf_file::write(&mut out, &entries, &[]).unwrap();
+    let file = ModelFile::open(&path);
+    (path, file)
+}
+
+fn strings(values: &[&str]) -> Value {
+    Value::Array(
+        values
+            .iter()
+            .map(|&value| Value::String(value.to_owned()))
+            .collect(),
+    )
+}
+
+#[test]
+fn sentence_piece_merges_by_score() {
+    let name = |name: &str| Value::String(name.to_owned());
+    let tokens = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "<0xC3>",
+        "<0xA9>",
+        "\u{2581}",
+        "a",
+        "b",
+        "ab",
+        "\u{2581}a",
+        "ba",
+        "bab",
+    ];
+    let scores = [
+        0.0, 0.0, 0.0, 0.0, 0.0, -9.0, -9.0, -9.0, -3.0, -4.0, -2.0, -1.0,
+    ];
+    let types = [2, 3, 3, 6, 6, 1, 1, 1, 1, 1, 1, 1];
+    let entries = [
+        ("general.architecture", name("llama")),
+        ("llama.block_count", Value::U32(1)),
+        ("llama.embedding_length", Value::U32(64)),
+        ("llama.attention.head_count", Value::U32(1)),
+        ("llama.context_length", Value::U32(128)),
+        ("llama.rope.dimension_count", Value::U32(64)),
+        ("tokenizer.ggml.model", name("llama")),
+        ("tokenizer.ggml.tokens", strings(&tokens)),
+        (
+            "tokenizer.ggml.scores",
+            Value::Array(scores.map(Value::F32).to_vec()),
+        ),
+        (
+            "tokenizer.ggml.token_type",
+            Value::Array(types.map(Value::I32).to_vec()),
+        ),
+        ("tokenizer.ggml.bos_token_id", Value::U32(1)),
+        ("tokenizer.ggml.eos_token_id", Value::U32(2)),
+        ("tokenizer.ggml.unknown_token_id", Value::U32(0)),
+    ];
+    let (path, file) = file("sentence-piece", &entries);
+    let text = Text::new(&mut file.unwrap()).unwrap();
+    let tokens = |given: &str| -> Vec<String> {
+        let ids = text.encode(given).unwrap();
+        ids.into_iter()
+            .map(|id| text.tokenizer.id_to_token(id).unwrap())
+            .collect()
+    };
+    // "ba" before "ab" before "▁a"; then "bab" of "ba" and "b".
+    assert_eq!(tokens("abab"), ["<s>", "\u{2581}a", "bab"]);
+    // What is no token is bytes.
+    assert_eq!(tokens("a\u{e9}"), ["<s>", "\u{2581}a", "<0xC3>", "<0xA9>"]);
+    let ids = text.encode("ab a\u{e9}b").unwrap();
+    assert_eq!(text.tokenizer.decode(&ids, true).unwrap(), "ab a\u{e9}b");
+    assert!(text.is_end(2) && !text.is_end(1));
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn other_files_are_refused() {
+    let says = |result: Result<()>, part: &str| {
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    says(
+        ModelFile::open("/no/such/file".as_ref()).map(|_| ()),
+        "/no/such/file",
+    );
+    let (path, _) = file("none", &[]);
+    says(ModelFile::open(&path).map(|_| ()), "architecture");
+    std::fs::write(&path, b"GGML is something else").unwrap();
+    says(
+        ModelFile::open(&path).map(|_| ()),
+        &path.display().to_string(),
+    );
+    std::fs::remove_file(path).unwrap();
+    let name = Value::String("qwen3".to_owned());
+    let size = Value::U32(64);
+    let entries = [
+        ("general.architecture", name),
+        ("qwen3.block_count", Value::U32(1)),
+        ("qwen3.embedding_length", size.clone()),
+        ("qwen3.attention.head_count", Value::U32(1)),
+        ("qwen3.context_length", size),
+    ];
+    let (path, file) = file("qwen3", &entries);
+    says(file.unwrap().shape().map(|_| ()), "qwen3");
+    std::fs::remove_file(path).unwrap();
+}
