@@ -8,7 +8,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use wgpu_rope::GpuContext;
+use wgpu_rope::{GpuContext, LayerTest};
 
 fn main() -> ExitCode {
     let adapters = pollster::block_on(GpuContext::adapters());
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
             limits.max_compute_workgroups_per_dimension
         );
         println!(
-            "  storage buffers        {} (4 are needed)",
+            "  storage buffers        {} (4 are needed, 8 for a layer in one dispatch)",
             limits.max_storage_buffers_per_shader_stage
         );
         println!(
@@ -86,6 +86,20 @@ fn main() -> ExitCode {
                     found.channel_differences,
                     found.channels,
                     start.elapsed().as_secs_f64(),
+                );
+                println!(
+                    "  layer in one dispatch  {}",
+                    match found.layer {
+                        LayerTest::Compared {
+                            channels,
+                            differences,
+                        } => format!("{differences} of {channels} channels differ from the CPU"),
+                        LayerTest::LeftOut {
+                            limit,
+                            needed,
+                            allowed,
+                        } => format!("left out: {limit} is {allowed}, and {needed} are needed"),
+                    }
                 );
             }
             Err(error) => {

@@ -435,6 +435,9 @@ impl GpuContext {
     /// Uploads tensors, fills a table for `positions` (one for each row that the specification reads), rotates, and
     /// reads the tensors back into their slices.
     ///
+    /// Query and key have the same tokens, and so the same positions. A query at position m and a key at position n are two rows of one
+    /// tensor: a query of 2 tokens, `positions` `[m, n]`, and no key.
+    ///
     /// # Errors
     /// Whatever the steps return; the slices are then as they were.
     pub async fn rotate<T: Element>(

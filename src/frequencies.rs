@@ -251,7 +251,7 @@ impl Frequencies {
     }
 
     /// The inverse frequencies in radians per position.
-    pub fn inv_freq(&self) -> impl ExactSizeIterator<Item = f64> + '_ {
+    pub fn inv_freq(&self) -> impl ExactSizeIterator<Item = f64> + Clone + '_ {
         self.pairs.iter().map(|pair| pair.inv_freq)
     }
 
@@ -291,7 +291,10 @@ impl Frequencies {
 
     /// The nearest f32 of every inverse frequency, its sign turned where the direction asks for it: what [`Angles::F32`](crate::Angles::F32)
     /// multiplies positions with.
-    pub fn f32_rates(&self, direction: Direction) -> impl ExactSizeIterator<Item = f32> + '_ {
+    pub fn f32_rates(
+        &self,
+        direction: Direction,
+    ) -> impl ExactSizeIterator<Item = f32> + Clone + '_ {
         self.inv_freq().map(move |inv_freq| {
             #[expect(
                 clippy::cast_possible_truncation,

@@ -152,7 +152,7 @@ impl RopeKernel {
         let cache = match &table.content {
             Content::Frequencies(..) => 0,
             // One that cannot be is refused when the table is planned.
-            Content::Cache(layout) => layout.bytes().unwrap_or(0),
+            Content::Cache(layout) => layout.tensor_bytes().unwrap_or(0),
         };
         let bytes = table.parts(rows).end.max(cache);
         let base = wgpu::Limits::downlevel_defaults();

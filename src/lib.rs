@@ -142,7 +142,7 @@ pub use {
     dispatch::{Operands, PreparedRope, RopeDispatch},
     kernel::{KernelOptions, RopeKernel},
     scope::checked,
-    self_test::SelfTest,
+    self_test::{LayerTest, SelfTest},
     table::{CosSinTable, Positions, SlotFill, SlotPositions, Slots, TableFill},
     wgpu,
 };

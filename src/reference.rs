@@ -100,7 +100,7 @@ pub fn cached_table<T: Element>(
     let Content::Cache(layout) = &spec.content else {
         return Err(RopeError::table("must be of a cache", "frequencies"));
     };
-    layout.bytes()?;
+    let needed = layout.values()?;
     if layout.element != T::TYPE {
         return Err(RopeError::table(
             format!("is planned of {:?}", layout.element),
@@ -108,8 +108,7 @@ pub fn cached_table<T: Element>(
         ));
     }
     let columns = layout.columns as usize;
-    let needed = (layout.positions as usize).saturating_mul(columns);
-    if cos.len() < needed || sin.len() < needed {
+    if (cos.len().min(sin.len()) as u64) < needed {
         return Err(RopeError::table(
             format!("must have {needed} values of cos and of sin"),
             format!("{} and {}", cos.len(), sin.len()),

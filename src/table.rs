@@ -181,7 +181,8 @@ impl CosSinTable {
 
     /// Makes the fill of a table that was specified as a caller's own cos and sin ([`TableSpec::cached`]): row r of the table is row
     /// `position` of both. Their buffers need the usage `STORAGE`, and whole words: 2 bytes of padding behind an odd number of 16-bit
-    /// values.
+    /// values. Nothing behind the pairs of the last row is read or asked for ([`CacheLayout::bytes`](crate::CacheLayout::bytes)), so both may
+    /// be slices of one tensor whose rows hold cos and behind it sin.
     ///
     /// A constant position outside the cache is an error; one in a buffer leaves the row alone and is counted: see
     /// [`CosSinTable::faults`].

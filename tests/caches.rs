@@ -468,6 +468,82 @@ fn cos_sin_and_ids_may_share_a_buffer() {
     }
 }
 
+/// vLLM's `cos_sin_cache`: rows of cos and behind it sin, so that sin starts half a row in and ends with the tensor. It needs every value of
+/// it and none behind.
+#[test]
+fn cos_and_sin_may_share_their_rows() {
+    fn check<T: Element>(positions: u32, pairs: u32) {
+        let columns = 2 * pairs;
+        let layout = layout::<T>(positions, columns, pairs);
+        let [joint, _] = cache::<T>(layout);
+        let last = positions.cast_signed() - 1;
+        let ids = [last, 0, last / 2, positions.cast_signed(), last];
+        let expected: Vec<[u32; 2]> = ids
+            .iter()
+            .flat_map(|&id| (0..pairs).map(move |pair| (id, pair)))
+            .map(|(id, pair)| {
+                let at = id as u32 * columns + pair;
+                match id > last {
+                    true => IDENTITY,
+                    false => [at, at + pairs].map(|at| joint[at as usize].widen().to_bits()),
+                }
+            })
+            .collect();
+        let size = size_of::<T>() as u64;
+        let [end, half] = [joint.len() as u64 * size, u64::from(pairs) * size];
+        assert_eq!(layout.bytes().unwrap(), end - half);
+        let spec = spec(layout, Direction::Forward);
+        // The twin takes the same slices, and no shorter ones.
+        let inside: Vec<i32> = ids.iter().copied().filter(|id| *id <= last).collect();
+        let sin = &joint[pairs as usize..];
+        let twin = reference::cached_table(&spec, &joint, sin, &inside).unwrap();
+        let outside = 3 * pairs as usize..4 * pairs as usize;
+        let known = expected[..outside.start]
+            .iter()
+            .chain(&expected[outside.end..]);
+        let twin: Vec<_> = twin.iter().map(|entry| entry.map(f32::to_bits)).collect();
+        assert!(twin.iter().eq(known));
+        let shorter = reference::cached_table(&spec, &joint, &sin[1..], &[0]);
+        assert_eq!(
+            shorter.unwrap_err().to_string(),
+            format!(
+                "table: must have {} values of cos and of sin, got {} and {}",
+                sin.len(),
+                joint.len(),
+                sin.len() - 1
+            )
+        );
+        for context in &*CONTEXTS {
+            let buffer = context.upload(&joint, NO_USAGE).unwrap();
+            assert_eq!(buffer.size(), end);
+            let listed = context.upload(&ids, NO_USAGE).unwrap();
+            let table = context.kernel().table(&spec, 5).unwrap();
+            let positions = Positions::Ids(listed.slice(..));
+            for cos in [buffer.slice(..), buffer.slice(..end - half)] {
+                let fill = table
+                    .bind_cache(cos, buffer.slice(half..), positions)
+                    .unwrap();
+                context.run(|pass| fill.record(pass, 5)).unwrap();
+            }
+            let (words, faults) = table_words(context, &table);
+            assert_eq!(words, expected, "{} {layout:?}", name(context));
+            assert_eq!(faults, 2);
+            let refused = |operand: &str| {
+                let (needed, got) = (end - half, end - half - size);
+                format!("{operand}: must have at least {needed} bytes, got {got}")
+            };
+            let (cos, sin) = (buffer.slice(..end - half - size), buffer.slice(half..));
+            assert_eq!(bound(&table, cos, sin), refused("cos"));
+            let (cos, sin) = (buffer.slice(..), buffer.slice(half..end - size));
+            assert_eq!(bound(&table, cos, sin), refused("sin"));
+        }
+    }
+    check::<f32>(13, 8);
+    check::<f32>(1, 2);
+    check::<f16>(13, 34);
+    check::<bf16>(300, 32);
+}
+
 fn bound(table: &CosSinTable, cos: wgpu::BufferSlice<'_>, sin: wgpu::BufferSlice<'_>) -> String {
     match table.bind_cache(cos, sin, Positions::From(0)) {
         Ok(_) => "bound".into(),
@@ -477,23 +553,24 @@ fn bound(table: &CosSinTable, cos: wgpu::BufferSlice<'_>, sin: wgpu::BufferSlice
 
 #[test]
 fn what_cannot_be_is_refused_by_name() {
-    // 13 rows of 9 halves are 234 bytes, whole words of which are 236.
+    // 11 rows of 9 halves and 8 more are 214 bytes, whole words of which are 216; one row more makes 232.
+    assert_eq!(layout::<f16>(12, 9, 8).bytes().unwrap(), 216);
     let half = layout::<f16>(13, 9, 8);
-    assert_eq!(half.bytes().unwrap(), 236);
+    assert_eq!(half.bytes().unwrap(), 232);
     let frequencies = Frequencies::new(&RopeConfig::new(16)).unwrap();
     for context in &*CONTEXTS {
         let kernel = context.kernel();
         let table = kernel.table(&TableSpec::cached(half), 4).unwrap();
         let buffer = |words: usize| context.upload(&vec![0_u32; words], NO_USAGE).unwrap();
-        let (good, short) = (buffer(59), buffer(58));
+        let (good, short) = (buffer(58), buffer(57));
         assert_eq!(bound(&table, good.slice(..), good.slice(..)), "bound");
         assert_eq!(
             bound(&table, short.slice(..), good.slice(..)),
-            "cos: must have at least 236 bytes, got 232"
+            "cos: must have at least 232 bytes, got 228"
         );
         assert_eq!(
             bound(&table, good.slice(..), good.slice(4..)),
-            "sin: must have at least 236 bytes, got 232"
+            "sin: must have at least 232 bytes, got 228"
         );
         assert_eq!(
             bound(&table, good.slice(..), good.slice(2..)),
@@ -588,7 +665,7 @@ fn plans_and_twins_of_caches_refuse_by_name() {
         "cache: must have a column for each of 8 pairs, got 7"
     );
     assert_eq!(
-        plan(layout::<f16>(1 << 16, 1 << 16, 8)),
+        plan(layout::<f16>((1 << 16) + 1, 1 << 16, 8)),
         "cache: elements must be fewer than 2^32 - 1, got an overflow"
     );
     assert_eq!(

@@ -13,9 +13,9 @@ mod common;
 
 use common::{CONTEXTS, NO_USAGE, attempts_with, contexts_with, name, values};
 use wgpu_rope::{
-    CosSinTable, ElementType, Frequencies, GpuContext, HeadLayout, KernelOptions, Limits, Operands,
-    Placement, Positions, PreparedRope, RopeConfig, RopeError, RopeKernel, RopePlan, RotateSpec,
-    Rows, TableSpec, reference,
+    CosSinTable, ElementType, Frequencies, GpuContext, HeadLayout, KernelOptions, LayerTest,
+    Limits, Operands, Placement, Positions, PreparedRope, RopeConfig, RopeError, RopeKernel,
+    RopePlan, RotateSpec, Rows, SelfTest, TableSpec, reference,
 };
 
 const TOKENS: u32 = 12;
@@ -728,6 +728,30 @@ fn the_self_test_passes_and_counts() {
             (found.table_entries, found.channels),
             (1088, 3 * 17 * 3 * (128 + 134))
         );
+        // Two heads of 17 tokens, and two caches of 20 slots.
+        let channels = (17 * 2 + 2 * 20) * 128;
+        let compared = |differences| LayerTest::Compared {
+            channels,
+            differences,
+        };
+        assert_eq!(found.layer, compared(0));
+        // Any difference is a failure.
+        for failed in [
+            SelfTest {
+                table_differences: 1,
+                ..found
+            },
+            SelfTest {
+                channel_differences: 1,
+                ..found
+            },
+            SelfTest {
+                layer: compared(1),
+                ..found
+            },
+        ] {
+            assert!(!failed.passed(), "{failed:?}");
+        }
         // On an application's own kernel as well.
         let own = RopeKernel::new(context.device(), &KernelOptions::default()).unwrap();
         assert!(
@@ -735,6 +759,19 @@ fn the_self_test_passes_and_counts() {
                 .self_test_blocking()
                 .unwrap()
                 .passed()
+        );
+    }
+    // A device of four bindings is tested without.
+    for context in contexts_with(|limits| limits.max_storage_buffers_per_shader_stage = 4) {
+        let found = context.self_test_blocking().unwrap();
+        assert!(found.passed(), "{} {found:?}", name(&context));
+        assert_eq!(
+            found.layer,
+            LayerTest::LeftOut {
+                limit: "max_storage_buffers_per_shader_stage",
+                needed: 8,
+                allowed: 4,
+            }
         );
     }
 }

@@ -644,6 +644,53 @@ fn fewer_tokens_than_planned_may_be_recorded() {
     check(On::One, "3 of 5 tokens", &job);
 }
 
+#[test]
+fn workgroup_counts_may_come_from_a_buffer() {
+    // No token has slot 0: the list of slots ends with zeros, which are read where entries or tokens are not cut off. The heads of the
+    // key stand token behind token, so that what is behind its last token is another head's first.
+    for (what, dim) in [("indirect octets", 64), ("indirect channels", 20)] {
+        let config = RopeConfig::new(dim);
+        let cache = |storage: ElementType| tensor(bshd(4, 2, dim), storage).in_slots(5, 4);
+        let job = Job {
+            rows: Rows::PerToken,
+            slots: vec![3, 17, -1, 12, 9, 4, 1, 19, 2, 8],
+            ..Job::new(
+                &config,
+                2,
+                5,
+                &[
+                    Flow::new(tensor(bshd(5, 2, dim), F32))
+                        .to(cache(F32))
+                        .normed(1e-6, NormWeight::Scale(F32)),
+                    Flow::new(tensor(bhsd(5, 2, dim), F32))
+                        .to(cache(F16))
+                        .normed(1e-6, NormWeight::Scale(F32)),
+                    Flow::new(tensor(bshd(5, 2, dim), F32)).to(cache(F16)),
+                ],
+            )
+        };
+        for (recorded, more) in [(3, [0; 3]), (3, [1, 0, 1]), (5, [2, 4, 1])] {
+            let case = Case {
+                recorded: Some(recorded),
+                indirect: Some(more),
+                ..job.case()
+            };
+            assert_eq!(bits(On::One, what, &case), 1);
+        }
+        // None at all.
+        let case = Case {
+            recorded: Some(0),
+            indirect: Some([0; 3]),
+            ..job.case()
+        };
+        let before = case.buffers();
+        for context in CONTEXTS.iter().filter(|context| takes_all(context)) {
+            let (after, _) = case.run(context, &before);
+            assert!(after == before, "{what} on {}", name(context));
+        }
+    }
+}
+
 /// i32 of any size of which no two are the same slot.
 fn garbage(random: &mut fastrand::Rng, count: usize, slots: i32) -> Vec<i32> {
     let mut left: Vec<i32> = (0..slots).collect();

@@ -107,8 +107,11 @@ pub(super) struct Side {
 }
 
 impl RotateSpec {
-    /// One tensor of `batch` entries of at most `tokens` tokens (ragged sequences: a batch of 1). The configuration gives
-    /// head dimension, pairing and window; its frequencies are the table's business.
+    /// One tensor of `batch` entries of at most `tokens` tokens (ragged sequences: a batch of 1).
+    ///
+    /// Of the configuration the rotation takes the head dimension, the rotary window and the pairing, and of the scaling no more than which
+    /// pairs it leaves alone ([`Scaling::Proportional`](crate::Scaling::Proportional)). Theta, the rest of the scaling and the axes are
+    /// the table's business, by [`Frequencies`], though they have to be valid: one rotation serves tables of any frequencies of its width.
     #[must_use]
     pub fn new(
         config: &RopeConfig,

@@ -330,8 +330,11 @@ impl TensorView {
 /// to the mean, and multiplied by its weight.
 ///
 /// All is f32 arithmetic in a fixed order, the reciprocal root correctly rounded ([`reference`](crate::reference) is the same), so the bits are
-/// the same on every backend. The order follows the rotary window, so a norm alone and a rotation behind it may differ from both at once in
-/// the last bits. What a model computes in 16 bits between norm and rotation is not rounded here.
+/// the same on every backend. What a model computes in 16 bits between norm and rotation is not rounded here.
+///
+/// The order of the sum follows the rotary window: eight channels of its first half go with eight of its second. A norm alone
+/// ([`RotateSpec::without_rotation`](crate::RotateSpec::without_rotation)) has no window and adds neighbours, so a norm and then a rotation
+/// may differ in the last bits from both at once.
 ///
 /// Qwen3, Gemma 3, OLMo 2, Llama 4: "QK-norm" (Henry et al., [Query-Key Normalization](https://arxiv.org/abs/2010.04245), 2020; RMS norm:
 /// Zhang and Sennrich, [Root Mean Square Layer Normalization](https://arxiv.org/abs/1910.07467), 2019).

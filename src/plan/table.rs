@@ -41,11 +41,14 @@ pub enum PositionSource {
 
 /// A caller's own cos and sin: two tensors `[positions, columns]`, as the caches of ONNX's `RotaryEmbedding`, or
 /// `[batch, tokens, columns]` where each token has its own (a position is then the row's own number).
+///
+/// Both may be in one tensor whose rows hold cos and behind it sin (vLLM's `cos_sin_cache`): its columns are those of the whole row then,
+/// and sin starts `pairs` values behind cos.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CacheLayout {
     /// Rows of each tensor.
     pub positions: u32,
-    /// Values of a row, of which the first `pairs` are read.
+    /// Values from a row to the next, of which the first `pairs` are read.
     pub columns: u32,
     /// Pairs of the rotation.
     pub pairs: u32,
@@ -54,12 +57,26 @@ pub struct CacheLayout {
 }
 
 impl CacheLayout {
-    /// The bytes of each of the two tensors, whole words.
+    /// The bytes that each of the two tensors has to hold from its first value to the last one that is read, whole words.
     ///
     /// # Errors
     /// [`RopeError::Layout`] for no positions, no pairs, or fewer columns than pairs; [`RopeError::Overflow`] past the indices of a
     /// binding.
     pub fn bytes(&self) -> Result<u64> {
+        Ok((self.values()? * self.element.bytes()).next_multiple_of(4))
+    }
+
+    /// The bytes of a tensor with all its columns: what a buffer of it has, though less is read.
+    #[cfg(feature = "wgpu")]
+    pub(crate) fn tensor_bytes(&self) -> Result<u64> {
+        // Fewer than 2^32 are read, and the last row has fewer columns than that behind them: u64 is wide enough.
+        self.values()?;
+        let values = u64::from(self.positions) * u64::from(self.columns);
+        Ok((values * self.element.bytes()).next_multiple_of(4))
+    }
+
+    /// Values from the first to the last one that is read: what is behind the pairs of the last row is nobody's business.
+    pub(crate) fn values(&self) -> Result<u64> {
         if self.positions == 0 || self.pairs == 0 {
             return Err(RopeError::layout(
                 "cache",
@@ -74,11 +91,17 @@ impl CacheLayout {
                 self.columns,
             ));
         }
-        u64::from(self.positions)
-            .checked_mul(u64::from(self.columns))
-            .filter(|elements| *elements < u64::from(u32::MAX))
-            .map(|elements| (elements * self.element.bytes()).next_multiple_of(4))
-            .ok_or_else(|| RopeError::overflow("cache", "elements must be fewer than 2^32 - 1"))
+        // No product of two u32 and another one overflows u64.
+        let values =
+            u64::from(self.positions - 1) * u64::from(self.columns) + u64::from(self.pairs);
+        if values < u64::from(u32::MAX) {
+            Ok(values)
+        } else {
+            Err(RopeError::overflow(
+                "cache",
+                "elements must be fewer than 2^32 - 1",
+            ))
+        }
     }
 }
 

@@ -122,7 +122,18 @@ impl CosSinTable {
     /// A u32 in the table's buffer that counts tokens that got no slot, without having been given -1: those whose listed slot, page,
     /// sequence or position is outside of the cache.
     ///
-    /// Fills add to it and nothing here clears it, as with [`CosSinTable::faults`].
+    /// Fills add to it and nothing here clears it. An engine copies it into a buffer of its own to read it, as
+    /// [`GpuContext::read_skipped`](crate::GpuContext::read_skipped) does, and clears it in the same encoder:
+    ///
+    /// ```no_run
+    /// # use wgpu_rope::{CosSinTable, wgpu};
+    /// # fn read(encoder: &mut wgpu::CommandEncoder, table: &CosSinTable, readback: &wgpu::Buffer) {
+    /// // `readback` holds 4 bytes and has the usages COPY_DST and MAP_READ: map it when this has run.
+    /// let skipped = table.skipped_slots();
+    /// encoder.copy_buffer_to_buffer(skipped.buffer(), skipped.offset(), readback, 0, Some(4));
+    /// encoder.clear_buffer(skipped.buffer(), skipped.offset(), Some(4));
+    /// # }
+    /// ```
     #[must_use]
     pub fn skipped_slots(&self) -> wgpu::BufferSlice<'_> {
         let at = self.plan().row_bytes() + 4;

@@ -24,6 +24,8 @@ pub struct Case {
     pub positions: Option<Vec<i32>>,
     /// Tokens that are recorded, where they are not all. The twin takes those whose slots are left: all streams go to caches then.
     pub recorded: Option<u32>,
+    /// Recorded with its workgroup counts in a buffer, so many more of them in each dimension than there have to be.
+    pub indirect: Option<[u32; 3]>,
     /// Types of weights, where they are not all of one.
     pub weights: BTreeMap<Operand, ElementType>,
     /// Buffers of operands, and where they begin: a buffer of its own, a few words behind its start, for those that are not named.
@@ -50,6 +52,7 @@ impl Case {
             frequencies: None,
             positions: None,
             recorded: None,
+            indirect: None,
             weights: BTreeMap::new(),
             places: BTreeMap::new(),
             alignment: 16,
@@ -276,13 +279,25 @@ impl Case {
             operands = operands.with(operand, slice(place));
         }
         let dispatch = prepared.bind(&operands, &table).unwrap();
+        let recorded = self.recorded.unwrap_or(tokens);
+        let arguments = self.indirect.map(|more| {
+            let [x, y, z] = dispatch.workgroups(recorded).unwrap();
+            // Behind a word of something else.
+            let words = [9, x + more[0], y + more[1], z + more[2]];
+            context
+                .upload(&words, wgpu::BufferUsages::INDIRECT)
+                .unwrap()
+        });
         context
             .run(|pass| {
                 fill.record(pass, fill.rows())?;
                 if let Some(slots) = &slots {
                     slots.record(pass, tokens)?;
                 }
-                dispatch.record(pass, self.recorded.unwrap_or(tokens))
+                match &arguments {
+                    Some(arguments) => dispatch.record_indirect(pass, arguments, 4),
+                    None => dispatch.record(pass, recorded),
+                }
             })
             .unwrap();
         let read = uploaded

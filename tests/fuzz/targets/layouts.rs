@@ -505,8 +505,8 @@ fn fill(u: &mut Unstructured<'_>, config: &RopeConfig, limits: &Limits) -> Resul
         });
         if let Ok(dispatches) = made {
             let length = |cache: CacheLayout| {
-                let values = u64::from(cache.positions) * u64::from(cache.columns);
-                table::bytes(cache.element, values)
+                let before = u64::from(cache.positions - 1) * u64::from(cache.columns);
+                table::bytes(cache.element, before + u64::from(cache.pairs))
             };
             let cache = cache.map(|cache| (starts, length(cache)));
             table::check(&plan, &dispatches, &positions, cache);
