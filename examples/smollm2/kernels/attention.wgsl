@@ -12,6 +12,7 @@ override KEY_HEADS: u32;
 override CAPACITY: u32; // slots of the cache
 override SCALE: f32;    // 1 / sqrt(HEAD_DIM), and what the model's RoPE puts beside it
 override QUERY_STRIDE: u32;
+override PARTS: u32 = (HEAD_DIM + 63u) / 64u; // channels of a head that an invocation has
 
 @group(0) @binding(1) var<storage, read> q: array<vec4f>;
 @group(0) @binding(2) var<storage, read> k: array<vec4f>;
@@ -19,6 +20,7 @@ override QUERY_STRIDE: u32;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
 var<workgroup> scores: array<f32, 64>;
+var<workgroup> largest: f32;
 
 @compute @workgroup_size(64)
 fn attention(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -28,7 +30,7 @@ fn attention(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) group
     let query = (token * QUERY_STRIDE + head * HEAD_DIM) / 4u;
     let end = step.first + token + 1u;
 
-    var largest = -3.4e38;
+    var before = -3.4e38; // the largest score of earlier tokens
     var total = 0.0;
     // Channels lane, lane + 64, … of the head.
     var sums: array<f32, 4>;
@@ -43,29 +45,39 @@ fn attention(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) group
             scores[lane] = score * SCALE;
         }
         workgroupBarrier();
-
-        var larger = largest;
-        for (var j = 0u; j < count; j++) {
-            larger = max(larger, scores[j]);
+        if lane == 0u {
+            largest = before;
+            for (var j = 0u; j < count; j++) {
+                largest = max(largest, scores[j]);
+            }
         }
-        let scale = exp(largest - larger);
-        largest = larger;
+        workgroupBarrier();
+        let scale = exp(before - largest);
+        before = largest;
+        if lane < count {
+            scores[lane] = exp(scores[lane] - before);
+        }
+        workgroupBarrier();
+
         total *= scale;
-        for (var c = 0u; c < 4u; c++) {
+        for (var c = 0u; c < PARTS; c++) {
             sums[c] *= scale;
         }
         for (var j = 0u; j < count; j++) {
-            let share = exp(scores[j] - largest);
+            let share = scores[j];
             total += share;
             let value = ((start + j) % CAPACITY * KEY_HEADS + key_head) * HEAD_DIM;
-            for (var c = 0u; lane + 64u * c < HEAD_DIM; c++) {
+            for (var c = 0u; c < PARTS; c++) {
+                // A channel past the head is another's, and is not stored.
                 sums[c] += share * v[value + lane + 64u * c];
             }
         }
         // Scores are overwritten next.
         workgroupBarrier();
     }
-    for (var c = 0u; lane + 64u * c < HEAD_DIM; c++) {
-        y[(token * groups.x + head) * HEAD_DIM + lane + 64u * c] = sums[c] / total;
+    for (var c = 0u; c < PARTS; c++) {
+        if lane + 64u * c < HEAD_DIM {
+            y[(token * groups.x + head) * HEAD_DIM + lane + 64u * c] = sums[c] / total;
+        }
     }
 }

@@ -151,8 +151,8 @@ impl Model {
         let gated = of_tokens("gated", feed_forward);
         let logits = gpu.buffer("logits", vocabulary.next_multiple_of(4).into());
 
-        // An invocation of matmul.wgsl makes four rows, a workgroup has 32.
-        let groups = |rows: u32| rows.div_ceil(128);
+        // An invocation of matmul.wgsl makes eight rows, a workgroup has 32.
+        let groups = |rows: u32| rows.div_ceil(8 * 32);
         let mut loader = Loader {
             gpu: &gpu,
             file,
