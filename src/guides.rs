@@ -8,6 +8,7 @@
 //! - [`browser`](mod@browser): WebGPU in a browser: what is async there, and what differs.
 //! - [`migration`](mod@migration): what transformers, vLLM, ggml, MLX, candle and ONNX call what is here.
 //! - [`numerics`](mod@numerics): why angles are turns, how cos and sin are rounded once, and the test of each claim.
+//! - [`comparison`](mod@comparison): what the README's comparison with other implementations rests on.
 //! - [`versions`](mod@versions): versions of the crate, of wgpu and of Rust; features; what an update of wgpu means.
 
 #[cfg(feature = "wgpu")]
@@ -46,6 +47,10 @@ pub mod migration {}
 #[doc = include_str!("../examples/accuracy.svg")]
 #[doc = "</div>"]
 pub mod numerics {}
+
+#[expect(clippy::doc_markdown, reason = "names of others, quoted as they stand")]
+#[doc = include_str!("guides/comparison.md")]
+pub mod comparison {}
 
 #[doc = include_str!("guides/versions.md")]
 pub mod versions {}

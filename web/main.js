@@ -123,9 +123,10 @@ function showAdapter({ adapter, limits }) {
 
 function showSelfTest(test) {
   const text = test.passed
-    ? `The self-test passes: ${count(test.table_entries)} table entries and ${count(test.channels)} channels are equal.`
-    : `The self-test fails: ${count(test.table_differences)} of ${count(test.table_entries)} table entries and ` +
-      `${count(test.channel_differences)} of ${count(test.channels)} channels differ.`;
+    ? `The self-test passes: ${count(test.table_entries)} table entries, ${count(test.channels)} channels and ${count(test.layer_channels)} of a layer are equal.`
+    : `The self-test fails: ${count(test.table_differences)} of ${count(test.table_entries)} table entries, ` +
+      `${count(test.channel_differences)} of ${count(test.channels)} channels and ` +
+      `${count(test.layer_differences)} of ${count(test.layer_channels)} of a layer differ.`;
   at("self-test").replaceChildren(verdict(test.passed, text));
 }
 
