@@ -21,7 +21,7 @@ use common::job::{Flow, Job, Tensor};
 use common::layer::Case;
 use common::{contexts_with, name};
 use wgpu_rope::{
-    Direction, ElementType, Frequencies, GpuContext, HeadLayout, Norm, NormWeight, Operand,
+    Axes, Direction, ElementType, Frequencies, GpuContext, HeadLayout, Norm, NormWeight, Operand,
     Pairing, Place, Places, QueryFactor, QueryScale, RopeConfig, RotateSpec, Rows, Scaling,
     Storage, TensorView, reference, wgpu,
 };
@@ -859,6 +859,33 @@ fn keys_in_a_cache_are_rotated_on() {
     let turned = rotated("between", &between, 4000, &cached);
     let at_once = rotated("longer", &longer, 4000, &before);
     check_pairs("other frequencies", &kept(&turned), &kept(&at_once), 13.3);
+}
+
+#[test]
+fn each_sequence_may_be_shifted_by_its_own_delta_on_each_axis() {
+    // M-RoPE, and a contiguous cache of two sequences with 8 places each.
+    let config = RopeConfig::new(64).with_axes(Axes::Sectioned(vec![8, 12, 12]));
+    let cache = TensorView::cache(bshd(8, 2, 64), 2, 8, F32);
+    let spec = RotateSpec::new(&config, 2, 8, bshd(8, 2, 64), F32)
+        .with_query_from(cache)
+        .with_rows(Rows::PerSequence);
+    let slots: Vec<i32> = (0..16).collect();
+    let case = |deltas: [[i32; 3]; 2]| Case {
+        positions: Some(deltas.concat()),
+        ..Case::new(&config, spec.clone(), &slots)
+    };
+    let (a, b) = ([[-5, 3, -2], [700, -1, 0]], [[2, -9, 4], [-650, 0, 7]]);
+    let both = [[-3, -6, 2], [50, -1, 7]];
+    let before = case(a).buffers();
+    let head = usize::try_from(case(a).places()[&Operand::Query].offset / 4).unwrap();
+    let keys = |buffers: &[Vec<u32>]| buffers[0][head..][..16 * 128].to_vec();
+    let shifted = made("b", &case(b), &made("a", &case(a), &before));
+    let at_once = made("a + b", &case(both), &before);
+    check_pairs("of two sequences", &keys(&shifted), &keys(&at_once), 10.3);
+    // Deltas of the other sequence, and of other axes, make other keys.
+    for other in [[both[1], both[0]], both.map(|[t, h, w]| [t, w, h])] {
+        assert_ne!(keys(&made("other", &case(other), &before)), keys(&at_once));
+    }
 }
 
 #[test]

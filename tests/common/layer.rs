@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use wgpu_rope::half::{bf16, f16};
 use wgpu_rope::{
-    Direction, ElementType, Frequencies, GpuContext, Limits, Operand, Operands, Place, Places,
-    Positions, QueryScale, RopeConfig, RopePlan, RotateSpec, Slots, Storage, TableSpec, reference,
+    AxisOrder, Direction, ElementType, Frequencies, GpuContext, Limits, Operand, Operands, Place,
+    Places, Positions, QueryScale, RopeConfig, RopePlan, RotateSpec, RowPositions, Slots, Storage,
+    TableSpec, reference,
 };
 
 use super::{NO_USAGE, name, values};
@@ -20,7 +21,7 @@ pub struct Case {
     pub direction: Direction,
     /// In place of those of the configuration.
     pub frequencies: Option<Frequencies>,
-    /// The positions of the rows, in place of others.
+    /// The positions of the rows, in place of others: `[rows, axes]`.
     pub positions: Option<Vec<i32>>,
     /// Tokens that are recorded, where they are not all. The twin takes those whose slots are left: all streams go to caches then.
     pub recorded: Option<u32>,
@@ -219,9 +220,10 @@ impl Case {
         let frequencies = self.frequencies();
         let spec = self.table_spec(&frequencies);
         let positions = self.positions();
-        let rows = reference::table(&spec, (&positions[..]).into()).unwrap();
+        let positions = RowPositions::IdsPerAxis(&positions, AxisOrder::Last);
+        let rows = reference::table(&spec, positions).unwrap();
         let scales = match self.scale {
-            Some(_) => reference::query_scales(&spec, (&positions[..]).into()).unwrap(),
+            Some(_) => reference::query_scales(&spec, positions).unwrap(),
             None => Vec::new(),
         };
         let mut slots = self.slots.clone();
@@ -246,13 +248,14 @@ impl Case {
         let frequencies = self.frequencies();
         let positions = self.positions();
         let ids = context.upload(&positions, NO_USAGE).unwrap();
-        let table = kernel
-            .table(
-                &self.table_spec(&frequencies),
-                u32::try_from(positions.len()).unwrap(),
-            )
+        let rows = u32::try_from(positions.len()).unwrap() / frequencies.axes();
+        let table = kernel.table(&self.table_spec(&frequencies), rows).unwrap();
+        let fill = table
+            .bind_positions(Positions::IdsPerAxis {
+                ids: ids.slice(..),
+                order: AxisOrder::Last,
+            })
             .unwrap();
-        let fill = table.bind_positions(Positions::Ids(ids.slice(..))).unwrap();
         let (tokens, needed) = (self.spec.tokens(), self.spec.slots_needed());
         let slots = (needed > 0).then(|| {
             let slots = context.upload(&self.slots, NO_USAGE).unwrap();
