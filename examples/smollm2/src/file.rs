@@ -27,6 +27,13 @@ pub(crate) struct Shape {
     pub(crate) context: u32,
 }
 
+impl Shape {
+    /// Channels of Q, K and V of a token.
+    pub(crate) fn qkv(&self) -> u32 {
+        (self.heads + 2 * self.key_heads) * self.head_dim
+    }
+}
+
 /// An open file.
 #[derive(Debug)]
 pub(crate) struct ModelFile {
@@ -56,7 +63,7 @@ impl ModelFile {
         &self.rope
     }
 
-    /// The tensors' number, and the bytes of their f32 values.
+    /// Bytes of all tensors as f32.
     pub(crate) fn f32_bytes(&self) -> u64 {
         let tensors = self.content.tensor_infos.values();
         tensors.map(|info| info.shape.elem_count() as u64 * 4).sum()
@@ -69,10 +76,15 @@ impl ModelFile {
                 format!("this example runs the architecture llama, not {architecture}").into(),
             );
         }
+        // Mixtral is called llama too, and so may be models with biases.
+        let other = |name: &&String| name.ends_with(".bias") || name.contains("_exp");
+        if let Some(name) = self.content.tensor_infos.keys().find(other) {
+            return Err(format!("this example has no kernels for {name}").into());
+        }
         let count = |key: &str| self.count(&format!("llama.{key}"));
         let heads = count("attention.head_count")?;
         let channels = count("embedding_length")?;
-        let embedding = self.infos("token_embd.weight")?;
+        let embedding = self.dims("token_embd.weight")?;
         let shape = Shape {
             layers: count("block_count")?,
             channels,
@@ -80,7 +92,7 @@ impl ModelFile {
             key_heads: count("attention.head_count_kv").unwrap_or(heads),
             head_dim: count("attention.key_length").unwrap_or(channels / heads.max(1)),
             feed_forward: count("feed_forward_length")?,
-            vocabulary: u32::try_from(embedding.dims().first().copied().unwrap_or(0))?,
+            vocabulary: u32::try_from(embedding.first().copied().unwrap_or(0))?,
             epsilon: self
                 .value("llama.attention.layer_norm_rms_epsilon")?
                 .to_f32()?,
@@ -96,11 +108,10 @@ impl ModelFile {
         Ok(shape)
     }
 
-    fn infos(&self, name: &str) -> Result<&candle_core::Shape> {
+    fn dims(&self, name: &str) -> Result<&[usize]> {
         let info = self.content.tensor_infos.get(name);
-        Ok(&info
-            .ok_or_else(|| format!("the file has no tensor {name}"))?
-            .shape)
+        let info = info.ok_or_else(|| format!("the file has no tensor {name}"))?;
+        Ok(info.shape.dims())
     }
 
     /// Whether there is such a tensor.
@@ -110,7 +121,7 @@ impl ModelFile {
 
     /// A tensor dequantised to f32. Its shape has to be this.
     pub(crate) fn tensor(&mut self, name: &str, shape: &[u32]) -> Result<Tensor> {
-        let found = self.infos(name)?.dims();
+        let found = self.dims(name)?;
         if !found
             .iter()
             .copied()

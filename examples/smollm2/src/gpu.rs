@@ -10,24 +10,17 @@ pub(crate) const TILE: u32 = 8;
 /// Texels of a line of weights: the width that every WebGPU device has.
 pub(crate) const WIDTH: u32 = 8192;
 
-/// What this machine has: `gpu`, `software` (but for OpenGL's) or `none`.
+/// What this machine has: `gpu`, `software` (but for OpenGL's) or `none`. The example `adapters` says the same by `--probe`.
 pub(crate) fn kind() -> &'static str {
     let adapters = pollster::block_on(GpuContext::adapters());
-    let mut kinds: Vec<_> = adapters
-        .iter()
-        .map(wgpu::Adapter::get_info)
-        .map(|info| {
-            (
-                info.device_type == wgpu::DeviceType::Cpu,
-                info.backend == wgpu::Backend::Gl,
-            )
-        })
-        .collect();
-    kinds.sort_unstable();
-    match kinds.first() {
-        Some((false, _)) => "gpu",
-        Some((true, false)) => "software",
-        _ => "none",
+    let is_gpu = |adapter: &wgpu::Adapter| adapter.get_info().device_type != wgpu::DeviceType::Cpu;
+    let is_gl = |adapter: &wgpu::Adapter| adapter.get_info().backend == wgpu::Backend::Gl;
+    if adapters.iter().any(is_gpu) {
+        "gpu"
+    } else if adapters.iter().any(|adapter| !is_gl(adapter)) {
+        "software"
+    } else {
+        "none"
     }
 }
 
@@ -82,7 +75,7 @@ impl Gpu {
         })
     }
 
-    /// A buffer of f32 values, zeroes to begin with.
+    /// A buffer of values of 4 bytes, zeroes to begin with.
     pub(crate) fn buffer(&self, label: &str, values: u64) -> wgpu::Buffer {
         self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),

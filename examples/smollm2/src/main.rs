@@ -1,4 +1,4 @@
-//! A language model on wgpu: `SmolLM2`, or any GGUF file of the Llama architecture.
+//! A language model on wgpu: `SmolLM2`, or another GGUF file of the Llama architecture.
 //!
 //! The kernels of this application are in `kernels`; everything that rotates, and everything that goes to the KV cache, goes through
 //! wgpu-rope, recorded into the application's own pass. A token is one submission.
@@ -124,12 +124,19 @@ fn run(options: &Options) -> Result<()> {
 
     let mut random = fastrand::Rng::with_seed(options.seed);
     let mut words = text.tokenizer.decode_stream(true);
+    if !options.chat {
+        // What is generated goes on with the prompt, its first space included.
+        for &id in &prompt {
+            words.step(id)?;
+        }
+    }
     let mut generated = Vec::new();
     let mut out = io::stdout().lock();
     if !options.chat {
         write!(out, "{}", options.prompt)?;
     }
     let start = Instant::now();
+    let mut steps = 0;
     while generated.len() < options.max_tokens {
         let id = sample(&logits, options.temperature, &mut random);
         if text.is_end(id) && !options.ignore_eos {
@@ -142,6 +149,7 @@ fn run(options: &Options) -> Result<()> {
         }
         if generated.len() < options.max_tokens {
             logits = model.read(&[id])?;
+            steps += 1;
         }
     }
     let decode = start.elapsed();
@@ -152,14 +160,12 @@ fn run(options: &Options) -> Result<()> {
     if options.print_tokens {
         writeln!(out, "{}", serde_json::to_string(&generated)?)?;
     }
-    // The last token is not read.
-    let steps = generated.len().saturating_sub(1);
     eprintln!(
         "prompt: {} tokens, {:.1} tokens/s; generated: {} tokens, {:.1} tokens/s; {} context shifts of {} tokens",
         prompt.len(),
         prompt.len() as f64 / prefill.as_secs_f64(),
         generated.len(),
-        steps as f64 / decode.as_secs_f64(),
+        f64::from(steps) / decode.as_secs_f64(),
         model.shifts(),
         model.capacity() / 2,
     );
@@ -187,7 +193,10 @@ fn best(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
 
 /// The next token: the likeliest, or a random one by softmax(logits / temperature).
 fn sample(logits: &[f32], temperature: f32, random: &mut fastrand::Rng) -> u32 {
-    let (id, largest) = best(logits, 1).first().copied().unwrap_or_default();
+    // Of equals the first.
+    let larger = |best: (u32, f32), next: (u32, f32)| if next.1 > best.1 { next } else { best };
+    let all = (0..).zip(logits.iter().copied());
+    let (id, largest) = all.reduce(larger).unwrap_or_default();
     if temperature == 0.0 {
         return id;
     }

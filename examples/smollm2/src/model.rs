@@ -86,7 +86,6 @@ impl Model {
             vocabulary,
             ..
         } = shape;
-        let all_heads = heads + 2 * key_heads;
 
         // Rows of cos and sin, and slots, of the tokens of a step: both follow from words of the step's own buffer.
         let kernel = RopeKernel::new(&gpu.device, &KernelOptions::default())?;
@@ -104,7 +103,7 @@ impl Model {
 
         // Q, K and V of a token are one row. Q stays there; K and V go to the cache.
         let f32 = ElementType::F32;
-        let row = all_heads * head_dim;
+        let row = shape.qkv();
         let row_stride = u64::from(row);
         let packed = |heads| {
             HeadLayout::bshd(chunk, heads, head_dim).with_strides(
@@ -164,12 +163,18 @@ impl Model {
             &[&ids, &embedding, &x],
             channels.div_ceil(64),
         ))];
+        let cache_bytes = u64::from(capacity) * u64::from(key_heads * head_dim) * 4;
+        let most = gpu.device.limits().max_storage_buffer_binding_size;
+        if cache_bytes > most {
+            return Err(format!(
+                "the keys of a layer take {cache_bytes} bytes in a context of {capacity}, this device binds {most}"
+            )
+            .into());
+        }
         let (mut keys, mut shifts) = (Vec::new(), Vec::new());
         for layer in 0..shape.layers {
             let name = |part: &str| format!("blk.{layer}.{part}.weight");
-            let cache = ["keys", "values"].map(|label| {
-                gpu.buffer(label, u64::from(capacity) * u64::from(key_heads * head_dim))
-            });
+            let cache = ["keys", "values"].map(|label| gpu.buffer(label, cache_bytes / 4));
             let attention_norm = loader.vector(&name("attn_norm"), channels)?;
             let to_qkv = loader.matrix(
                 &[
@@ -431,7 +436,7 @@ impl Kernels {
             vocabulary,
             ..
         } = *shape;
-        let row = (heads + 2 * key_heads) * head_dim;
+        let row = shape.qkv();
         let norm = |is_last| {
             let constants = [
                 ("COLUMNS", f64::from(channels / 4)),

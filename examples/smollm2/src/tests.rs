@@ -5,6 +5,8 @@ use std::env;
 use std::path::PathBuf;
 
 use candle_core::quantized::gguf_file::{self, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
 use indicatif::ProgressBar;
 
 use crate::best;
@@ -177,14 +179,20 @@ fn shifted_keys_are_those_of_f64() {
                     .zip(after[layer][own].chunks(shape.head_dim as usize))
                 {
                     turn_back(head, 100_000.0, f64::from(CAPACITY / 2));
-                    worst = head
-                        .iter()
-                        .zip(got)
-                        .fold(worst, |worst, (a, b)| worst.max(f64::from(a - b).abs()));
+                    for (expected, got) in head.chunks(2).zip(got.chunks(2)) {
+                        let length = f64::from(expected[0]).hypot(f64::from(expected[1]));
+                        for (expected, got) in expected.iter().zip(got) {
+                            let error = f64::from(expected - got).abs();
+                            worst = worst.max(error / (length * 2_f64.powi(-24)));
+                        }
+                    }
                 }
             }
             model.set_keys(layer, &keys);
         }
+        // In units u = 2^-24 of a pair's length: a rotation in f32 is off by 3.01 u (entries, products and sum are rounded), the one in
+        // f64 by 1 u where it is rounded to f32.
+        assert!(worst <= 4.01, "{worst}");
         let [count, _] = model.range();
         *count = read - 1;
         let by_hand = model.read(&[id]).unwrap();
@@ -201,7 +209,7 @@ fn shifted_keys_are_those_of_f64() {
         let would = difference(&unshifted, &by_hand) / allowed(&by_hand);
         assert!(would > 10.0, "{would}");
         eprintln!(
-            "shift {shift}: keys differ by {worst:.1e}, logits by {:.1e} of their range; without a shift by {:.1e}",
+            "shift {shift}: keys differ by {worst:.2} u of 4.01, logits by {:.1e} of their range; without a shift by {:.1e}",
             differ * 1e-3,
             would * 1e-3
         );
@@ -261,14 +269,164 @@ fn tokens_are_the_model_s() {
     assert_eq!(text.encode(&chat).unwrap()[0], 1);
 }
 
-/// A file without tensors.
-fn file(name: &str, entries: &[(&str, Value)]) -> (PathBuf, Result<ModelFile>) {
+/// A file with these entries and tensors.
+fn file_of(
+    name: &str,
+    entries: &[(&str, Value)],
+    tensors: &[(String, QTensor)],
+) -> (PathBuf, Result<ModelFile>) {
     let path = env::temp_dir().join(format!("wgpu-rope-{name}-{}.gguf", std::process::id()));
     let entries: Vec<_> = entries.iter().map(|(key, value)| (*key, value)).collect();
+    let tensors: Vec<_> = tensors
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor))
+        .collect();
     let mut out = std::fs::File::create(&path).unwrap();
-    gguf_file::write(&mut out, &entries, &[]).unwrap();
+    gguf_file::write(&mut out, &entries, &tensors).unwrap();
     let file = ModelFile::open(&path);
     (path, file)
+}
+
+fn file(name: &str, entries: &[(&str, Value)]) -> (PathBuf, Result<ModelFile>) {
+    file_of(name, entries, &[])
+}
+
+/// The sizes of a model.
+struct Sizes {
+    heads: u32,
+    key_heads: u32,
+    head_dim: u32,
+    channels: u32,
+    feed_forward: u32,
+    vocabulary: u32,
+    has_output: bool,
+}
+
+/// A model of two layers with random weights, and what candle makes of the same file.
+fn random_model(name: &str, sizes: &Sizes) -> (Model, Reference) {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut tensors = Vec::new();
+    let mut tensor = |name: String, shape: &[u32]| {
+        let shape: Vec<_> = shape.iter().map(|&size| size as usize).collect();
+        let values: Vec<f32> = if let [inputs] = shape[..] {
+            (0..inputs).map(|_| 0.5 + random.f32()).collect()
+        } else {
+            // Sums that are about as large as what goes into them.
+            let scale = (3.0 / shape[1] as f32).sqrt();
+            let count = shape.iter().product();
+            (0..count)
+                .map(|_| scale * (2.0 * random.f32() - 1.0))
+                .collect()
+        };
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+        tensors.push((name, QTensor::quantize(&tensor, GgmlDType::F32).unwrap()));
+    };
+    let &Sizes {
+        heads,
+        key_heads,
+        head_dim,
+        channels,
+        feed_forward,
+        vocabulary,
+        has_output,
+    } = sizes;
+    tensor("token_embd.weight".to_owned(), &[vocabulary, channels]);
+    for layer in 0..2 {
+        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        tensor(name("attn_norm"), &[channels]);
+        tensor(name("attn_q"), &[heads * head_dim, channels]);
+        tensor(name("attn_k"), &[key_heads * head_dim, channels]);
+        tensor(name("attn_v"), &[key_heads * head_dim, channels]);
+        tensor(name("attn_output"), &[channels, heads * head_dim]);
+        tensor(name("ffn_norm"), &[channels]);
+        tensor(name("ffn_gate"), &[feed_forward, channels]);
+        tensor(name("ffn_up"), &[feed_forward, channels]);
+        tensor(name("ffn_down"), &[channels, feed_forward]);
+    }
+    tensor("output_norm.weight".to_owned(), &[channels]);
+    if has_output {
+        tensor("output.weight".to_owned(), &[vocabulary, channels]);
+    }
+    let entries = [
+        ("general.architecture", Value::String("llama".to_owned())),
+        ("llama.block_count", Value::U32(2)),
+        ("llama.embedding_length", Value::U32(channels)),
+        ("llama.feed_forward_length", Value::U32(feed_forward)),
+        ("llama.attention.head_count", Value::U32(heads)),
+        ("llama.attention.head_count_kv", Value::U32(key_heads)),
+        ("llama.attention.key_length", Value::U32(head_dim)),
+        ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+        ("llama.context_length", Value::U32(64)),
+        ("llama.rope.dimension_count", Value::U32(head_dim)),
+        ("llama.rope.freq_base", Value::F32(10_000.0)),
+    ];
+    let (path, file) = file_of(name, &entries, &tensors);
+    let mut file = file.unwrap();
+    let reference = Reference::load(&mut file).unwrap();
+    let model = Model::load(&mut file, 27, &ProgressBar::hidden()).unwrap();
+    std::fs::remove_file(path).unwrap();
+    (model, reference)
+}
+
+#[test]
+fn other_shapes_have_the_logits_of_f32_on_the_cpu() {
+    let shapes = [
+        // Heads wider than a workgroup, all with keys of their own; wider than the channels; a vocabulary that is not in fours.
+        Sizes {
+            heads: 3,
+            key_heads: 3,
+            head_dim: 80,
+            channels: 100,
+            feed_forward: 36,
+            vocabulary: 1027,
+            has_output: true,
+        },
+        // An odd number of quads, small heads that share keys, one matrix for embedding and output.
+        Sizes {
+            heads: 4,
+            key_heads: 2,
+            head_dim: 20,
+            channels: 60,
+            feed_forward: 100,
+            vocabulary: 50,
+            has_output: false,
+        },
+        Sizes {
+            heads: 2,
+            key_heads: 1,
+            head_dim: 256,
+            channels: 12,
+            feed_forward: 4,
+            vocabulary: 9,
+            has_output: true,
+        },
+    ];
+    for (number, sizes) in shapes.iter().enumerate() {
+        let (mut model, mut reference) = random_model(&format!("random-{number}"), sizes);
+        let mut random = fastrand::Rng::with_seed(11);
+        // One token, a chunk of 13 that is full and one that is not, one more; then past the 27 slots of the cache.
+        for tokens in [1, 17, 8, 1] {
+            let ids: Vec<_> = (0..tokens)
+                .map(|_| random.u32(..sizes.vocabulary))
+                .collect();
+            let expected = reference.read(&ids).unwrap();
+            let logits = model.read(&ids).unwrap();
+            // A sum of n products is off by n 2^-24 of their magnitudes at most; here are ten behind each other of at most 512: 3e-4.
+            let differ = difference(&logits, &expected) / allowed(&expected);
+            assert!(differ <= 1.0, "shape {number}, {tokens} tokens: {differ}");
+            eprintln!(
+                "shape {number}, {tokens} tokens: logits differ by {:.1e} of their range",
+                differ * 1e-3
+            );
+        }
+        assert_eq!(model.shifts(), 0);
+        let logits = model.read(&[0]).unwrap();
+        assert!(logits.iter().all(|logit| logit.is_finite()));
+        assert_eq!(
+            (model.shifts(), logits.len()),
+            (1, sizes.vocabulary as usize)
+        );
+    }
 }
 
 fn strings(values: &[&str]) -> Value {
@@ -337,6 +495,61 @@ fn sentence_piece_merges_by_score() {
     let ids = text.encode("ab a\u{e9}b").unwrap();
     assert_eq!(text.tokenizer.decode(&ids, true).unwrap(), "ab a\u{e9}b");
     assert!(text.is_end(2) && !text.is_end(1));
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn llama_3_begins_texts_and_knows_whole_words() {
+    let name = |name: &str| Value::String(name.to_owned());
+    let tokens = ["a", "b", "c", "ab", "abc", "<|begin|>", "<|end|>"];
+    let types = [1, 1, 1, 1, 1, 3, 3];
+    let template = "{{ bos_token }}{% for m in messages %}{{ m['content'].strip() }}{% endfor %}";
+    let entries = |split: &str| {
+        [
+            ("general.architecture", name("llama")),
+            ("llama.block_count", Value::U32(1)),
+            ("llama.embedding_length", Value::U32(64)),
+            ("llama.attention.head_count", Value::U32(1)),
+            ("llama.context_length", Value::U32(128)),
+            ("llama.rope.dimension_count", Value::U32(64)),
+            ("tokenizer.ggml.model", name("gpt2")),
+            ("tokenizer.ggml.pre", name(split)),
+            ("tokenizer.ggml.tokens", strings(&tokens)),
+            ("tokenizer.ggml.merges", strings(&["a b"])),
+            (
+                "tokenizer.ggml.token_type",
+                Value::Array(types.map(Value::I32).to_vec()),
+            ),
+            ("tokenizer.ggml.bos_token_id", Value::U32(5)),
+            ("tokenizer.ggml.eos_token_id", Value::U32(6)),
+            ("tokenizer.chat_template", name(template)),
+        ]
+    };
+    // No merge leads to "abc", and the file says nothing of what texts begin with.
+    for (split, expected) in [("llama-bpe", &[5, 4][..]), ("gpt-2", &[3, 2])] {
+        let (path, file) = file(split, &entries(split));
+        let text = Text::new(&mut file.unwrap()).unwrap();
+        assert_eq!(text.encode("abc").unwrap(), expected, "{split}");
+        // The template names it, whether or not texts begin with it by themselves.
+        let chat = text.chat(" abc ").unwrap();
+        assert_eq!(chat, "<|begin|>abc");
+        assert_eq!(
+            text.encode(&chat).unwrap(),
+            [
+                &[5],
+                &expected[expected.len() - if split == "gpt-2" { 2 } else { 1 }..]
+            ]
+            .concat()
+        );
+        std::fs::remove_file(path).unwrap();
+    }
+    let (path, file) = file("default", &entries("default"));
+    assert!(
+        Text::new(&mut file.unwrap())
+            .unwrap_err()
+            .to_string()
+            .contains("default")
+    );
     std::fs::remove_file(path).unwrap();
 }
 

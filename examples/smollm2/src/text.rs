@@ -14,6 +14,12 @@ use tokenizers::{AddedToken, DecoderWrapper, Tokenizer, decoders};
 
 use crate::file::{ModelFile, Result};
 
+/// The key of how a text is split before its parts are merged.
+const PRE: &str = "tokenizer.ggml.pre";
+
+/// What candle calls Llama 3's way, which llama.cpp calls `llama-bpe`.
+const LLAMA_3: &str = "llama3";
+
 /// `SentencePiece`'s sign for a space.
 const SPACE: &str = "\u{2581}";
 
@@ -21,8 +27,9 @@ const SPACE: &str = "\u{2581}";
 #[derive(Debug)]
 pub(crate) struct Text {
     pub(crate) tokenizer: Tokenizer,
-    /// What a text begins with.
-    begin: Option<u32>,
+    bos: Option<u32>,
+    /// Whether a text begins with it.
+    adds_bos: bool,
     /// Tokens after which nothing comes.
     ends: Vec<u32>,
     template: Option<String>,
@@ -38,9 +45,11 @@ impl Text {
         };
         let id = |key: &str| file.count(&format!("tokenizer.ggml.{key}_token_id")).ok();
         let adds = file.content.metadata.get("tokenizer.ggml.add_bos_token");
-        let adds = adds.map_or(Ok(model == "llama"), Value::to_bool)?;
+        // Where the file is silent, SentencePiece and Llama 3 have it.
+        let usual = model == "llama" || file.text(PRE).is_ok_and(|split| split == LLAMA_3);
         Ok(Self {
-            begin: id("bos").filter(|_| adds),
+            bos: id("bos"),
+            adds_bos: adds.map_or(Ok(usual), Value::to_bool)?,
             ends: ["eos", "eot"].into_iter().filter_map(id).collect(),
             template: file.text("tokenizer.chat_template").ok().map(str::to_owned),
             tokenizer,
@@ -52,8 +61,8 @@ impl Text {
         let encoding = self.tokenizer.encode(text, false)?;
         // A chat template may have it already.
         let begin = self
-            .begin
-            .filter(|id| encoding.get_ids().first() != Some(id));
+            .bos
+            .filter(|id| self.adds_bos && encoding.get_ids().first() != Some(id));
         Ok(begin
             .into_iter()
             .chain(encoding.get_ids().iter().copied())
@@ -84,13 +93,16 @@ impl Text {
                 Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
             },
         );
-        let name = |id: Option<u32>| id.and_then(|id| self.tokenizer.id_to_token(id));
+        let name = |id: Option<u32>| {
+            let token = id.and_then(|id| self.tokenizer.id_to_token(id));
+            token.unwrap_or_default()
+        };
         Ok(environment.render_str(
             template,
             context! {
                 messages => [context! { role => "user", content => message }],
                 add_generation_prompt => true,
-                bos_token => name(self.begin),
+                bos_token => name(self.bos),
                 eos_token => name(self.ends.first().copied()),
             },
         )?)
@@ -99,17 +111,18 @@ impl Text {
 
 /// Byte-level BPE.
 fn byte_level(file: &mut ModelFile) -> Result<Tokenizer> {
-    const PRE: &str = "tokenizer.ggml.pre";
-    let split = file.text(PRE).unwrap_or("gpt-2").to_owned();
-    // What llama.cpp calls Llama 3's way of splitting.
-    if split == "llama-bpe" {
-        let name = Value::String("llama3".to_owned());
-        file.content.metadata.insert(PRE.to_owned(), name);
+    let split = file.text(PRE).unwrap_or("default").to_owned();
+    if matches!(split.as_str(), "llama-bpe" | LLAMA_3) {
+        let metadata = &mut file.content.metadata;
+        metadata.insert(PRE.to_owned(), Value::String(LLAMA_3.to_owned()));
+        // As llama.cpp has it, whatever the file says: a word that is a token is that token.
+        let ignore = "tokenizer.ggml.ignore_merges".to_owned();
+        metadata.entry(ignore).or_insert(Value::Bool(true));
     }
     let mut tokenizer = Tokenizer::from_gguf(&file.content)?;
     match split.as_str() {
-        "llama-bpe" | "llama3" | "qwen2" | "smaug-bpe" => {}
-        "gpt-2" | "default" => {
+        "llama-bpe" | LLAMA_3 | "qwen2" | "smaug-bpe" => {}
+        "gpt-2" => {
             tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
         }
         // Each digit is a token.
@@ -183,12 +196,25 @@ fn sentence_piece(file: &ModelFile) -> Result<Tokenizer> {
     tokenizer.with_decoder(Some(decoders::sequence::Sequence::new(decoders)));
 
     // Types of llama.cpp: 3 is control, 4 defined by the user.
-    let special: Vec<_> = tokens
-        .iter()
-        .zip(types)
-        .filter(|(_, kind)| matches!(kind, Value::I32(3 | 4) | Value::U32(3 | 4)))
-        .map(|(token, _)| AddedToken::from(token.clone(), true))
+    let typed = |kind: i64| {
+        let is_it = move |value: &Value| match value {
+            Value::I32(value) => i64::from(*value) == kind,
+            Value::U32(value) => i64::from(*value) == kind,
+            _ => false,
+        };
+        let those = tokens
+            .iter()
+            .zip(types)
+            .filter(move |(_, value)| is_it(value));
+        those.map(|(token, _)| token.clone())
+    };
+    let control: Vec<_> = typed(3)
+        .map(|token| AddedToken::from(token, true))
         .collect();
-    tokenizer.add_special_tokens(special)?;
+    let own: Vec<_> = typed(4)
+        .map(|token| AddedToken::from(token, false).normalized(false))
+        .collect();
+    tokenizer.add_special_tokens(control)?;
+    tokenizer.add_tokens(own)?;
     Ok(tokenizer)
 }
