@@ -259,24 +259,10 @@ impl Bench {
             .arg("run")
             .args([&self.vectors, &answers])
             .args(wanted);
-        command.env("XDG_RUNTIME_DIR", runtime().map_err(absent)?);
         command.envs(environment.iter().copied());
         run(&mut command).map_err(Stop::Failed)?;
         Ok(Done::Answers(answers))
     }
-}
-
-/// A private folder: Mesa's drivers complain where there is none.
-fn runtime() -> Result<PathBuf, Failure> {
-    let folder = setup::tools().join("runtime");
-    fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let own = fs::Permissions::from_mode(0o700);
-        fs::set_permissions(&folder, own).map_err(|error| error.to_string())?;
-    }
-    Ok(folder)
 }
 
 fn lavapipe(bench: &Bench) -> Result<Done, Stop> {
@@ -321,7 +307,6 @@ fn dawn(bench: &Bench) -> Result<Done, Stop> {
     run(Command::new("node")
         .arg(root().join("tests/conformance/run.mjs"))
         .args([&bench.vectors, &answers, &packages])
-        .env("XDG_RUNTIME_DIR", runtime().map_err(absent)?)
         .env("VK_DRIVER_FILES", driver))
     .map_err(Stop::Failed)?;
     Ok(Done::Answers(answers))
@@ -401,8 +386,7 @@ fn dx12(bench: &Bench) -> Result<Done, Stop> {
         .env("VK_DRIVER_FILES", &driver)
         .env("WINEPREFIX", setup::tools().join("wine"))
         .env("WINEDEBUG", "-all")
-        .env("WINEDLLOVERRIDES", "mscoree,mshtml=;d3dcompiler_47=n")
-        .env("XDG_RUNTIME_DIR", runtime().map_err(absent)?))
+        .env("WINEDLLOVERRIDES", "mscoree,mshtml=;d3dcompiler_47=n"))
     .map_err(Stop::Failed)?;
     Ok(Done::Answers(answers))
 }

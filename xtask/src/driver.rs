@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use crate::setup::{is_on_path, is_root};
-use crate::{Failure, root, run};
+use crate::{Failure, root, run, with_runtime};
 
 /// What has to be run, as root, to install the driver: the first manager found counts.
 const MANAGERS: [(&str, &[&[&str]]); 5] = [
@@ -83,12 +83,14 @@ pub(crate) fn ensure(program: &[&str]) -> Result<(), Failure> {
 /// Asks the library itself, through a program that uses it, what it finds: `gpu`, `software` or `none`.
 fn probe(program: &[&str]) -> Result<String, Failure> {
     eprintln!("Looking for adapters");
-    let output = Command::new(env!("CARGO"))
+    let mut command = Command::new(env!("CARGO"));
+    command
         .args(["run", "--quiet"])
         .args(program)
         .args(["--", "--probe"])
         .current_dir(root())
-        .stderr(Stdio::inherit())
+        .stderr(Stdio::inherit());
+    let output = with_runtime(&mut command)?
         .output()
         .map_err(|error| format!("cargo run {}: {error}", program.join(" ")))?;
     if !output.status.success() {

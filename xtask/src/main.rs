@@ -183,6 +183,14 @@ fn built(name: &str) -> PathBuf {
     own.with_file_name(format!("{name}{}", env::consts::EXE_SUFFIX))
 }
 
+/// Has Mesa's drivers find a private folder: they complain where there is none.
+fn with_runtime(command: &mut Command) -> Result<&mut Command, Failure> {
+    if cfg!(unix) && env::var_os("XDG_RUNTIME_DIR").is_none() {
+        command.env("XDG_RUNTIME_DIR", setup::runtime()?);
+    }
+    Ok(command)
+}
+
 /// Runs a command, in the project's folder where it names none, its output passed on.
 fn run(command: &mut Command) -> Result<(), Failure> {
     let text = format!("{command:?}").replace('"', "");
@@ -191,7 +199,7 @@ fn run(command: &mut Command) -> Result<(), Failure> {
     if command.get_current_dir().is_none() {
         command.current_dir(root());
     }
-    match command.status() {
+    match with_runtime(command)?.status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("{text}: {status}")),
         Err(error) => Err(format!("{text}: {error}")),

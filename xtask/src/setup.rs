@@ -13,6 +13,19 @@ pub(crate) fn tools() -> PathBuf {
     root().join("target/tools")
 }
 
+/// A private folder for drivers.
+pub(crate) fn runtime() -> Result<PathBuf, Failure> {
+    let folder = tools().join("runtime");
+    fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let own = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(&folder, own).map_err(|error| error.to_string())?;
+    }
+    Ok(folder)
+}
+
 /// Sees to it that these packages of Debian or Ubuntu are installed.
 pub(crate) fn packages(names: &[&str]) -> Result<(), Failure> {
     let missing: Vec<_> = names
