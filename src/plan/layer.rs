@@ -492,7 +492,7 @@ impl<'a> Layer<'a> {
                 // workgroups there have to be.
                 (None, true) => u32::try_from(tokens * u64::from(turns) / 32)
                     .unwrap_or(u32::MAX)
-                    .max(8),
+                    .max(16),
                 (None, false) => [4, 2]
                     .into_iter()
                     .find(|n| tokens * u64::from(turns / n) * u64::from(workgroup) >= BUSY)
