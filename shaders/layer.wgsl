@@ -24,7 +24,7 @@
 //   QUERY_FROM_TYPE, QUERY_TO_TYPE  element type: 0 f32, 1 f16, 2 bf16; channels only: 3 blocks of 32 with an f16 scale, 4 int8
 //   QUERY_FROM_SCALES, QUERY_TO_SCALES  binding - 3 of the scales of int8 (channels only)
 //   QUERY_FROM_SLOTS, QUERY_TO_SLOTS    tokens stand in slots that are listed, else by batch entry and token
-//   QUERY_LANES  invocations that share a head (octets)
+//   QUERY_LANES  invocations that share a head (octets): one for each pair of octets, or one for two pairs
 //   QUERY_ROUNDS heads that an invocation takes one after the other (octets)
 //   QUERY_NORM   0 none, 1 no weights, 2 weights, 3 weights that 1 is added to
 //   QUERY_ADDS   what is in the destination is added to
@@ -43,7 +43,8 @@
 //
 // Entry points
 //   octets    an invocation takes twice eight channels of a head, which are 16 or 32 bytes: two octets whose channels are rotated
-//             with each other. Everything starts on 16 bytes, a head is a multiple of 16 channels and a window of 16.
+//             with each other; or two such pairs, half a head apart. Everything starts on 16 bytes, a head is a multiple of 16
+//             channels and a window of 16.
 //   channels  a workgroup takes a head, channel by channel: any type, layout and pairing
 //
 // Grid: x = workgroups across the query's heads, then the key's, then the value's; y = tokens, exactly; z = batch.
@@ -593,6 +594,11 @@ fn part_of(stream: u32, n: u32, row: u32) -> Part {
     return out;
 }
 
+/// Whether an invocation takes two pairs of octets, of which the far one is half a head behind the near one.
+fn takes_two(stream: u32) -> bool {
+    return dim_of(stream) == 32u * lanes_of(stream);
+}
+
 /// Where an invocation works, in all its rounds.
 struct Place {
     lane: u32,
@@ -600,7 +606,8 @@ struct Place {
     destination: u32,
     /// Heads that are there; 0 where the token is nowhere.
     heads: u32,
-    part: Part,
+    near: Part,
+    far: Part,
     factor: f32,
 }
 
@@ -627,7 +634,10 @@ fn place_of(stream: u32, token: u32, batch: u32, local: u32) -> Place {
     out.source = source.at;
     out.destination = destination.at;
     out.heads = select(0u, params.streams[stream].heads, whole && source.inside && destination.inside);
-    out.part = part_of(stream, out.lane, row * params.row_stride);
+    out.near = part_of(stream, out.lane, row * params.row_stride);
+    if (takes_two(stream)) {
+        out.far = part_of(stream, out.lane + lanes_of(stream), row * params.row_stride);
+    }
     if (is_scaled(stream)) {
         out.factor = bitcast<f32>(params.factor);
         if (QUERY_SCALE == 2u) {
@@ -642,41 +652,81 @@ fn head_of(stream: u32, group: u32, round: u32, local: u32) -> u32 {
     return (group * rounds_of(stream) + round) * step_of(stream) + slot_of(stream, local);
 }
 
-fn load_head(stream: u32, place: Place, head: u32) -> Octets {
-    var out: Octets;
+/// An invocation's part of a head.
+struct Share {
+    near: Octets,
+    far: Octets,
+}
+
+fn load_pair(stream: u32, head: u32, octets: vec2<u32>) -> Octets {
+    return Octets(load_octet(stream, head, octets.x), load_octet(stream, head, octets.y));
+}
+
+fn load_head(stream: u32, place: Place, head: u32) -> Share {
+    var out: Share;
     if (head < place.heads) {
         let at = place.source + head * params.streams[stream].source.head_stride;
-        out.first = load_octet(stream, at, place.part.octets.x);
-        out.second = load_octet(stream, at, place.part.octets.y);
+        out.near = load_pair(stream, at, place.near.octets);
+        if (takes_two(stream)) {
+            out.far = load_pair(stream, at, place.far.octets);
+        }
     }
     return out;
+}
+
+/// Pairs of octets of a head, the last of which may be without some channels.
+fn pairs_of_octets(stream: u32) -> u32 {
+    return (dim_of(stream) + 15u) / 16u;
+}
+
+/// Those of the first half, which has the one in the middle.
+fn half_of_pairs(stream: u32) -> u32 {
+    return (pairs_of_octets(stream) + 1u) / 2u;
 }
 
 /// Sums of the squares of pairs of octets, for all heads that a workgroup takes side by side; of two rounds, since those of one are read while
 /// those of the next are written.
 var<workgroup> sums: array<f32, SUMS>;
 
-/// Where those of an invocation's head begin. They are padded: pairs are summed in four chains.
+/// Where those of an invocation's head begin. They are read by fours, those of each half.
 fn sums_of(stream: u32, round: u32, local: u32) -> u32 {
-    return ((round & 1u) * step_of(stream) + slot_of(stream, local)) * ((lanes_of(stream) + 3u) / 4u * 4u);
+    let is_one = takes_two(stream) || pairs_of_octets(stream) == 1u;
+    let fours = (half_of_pairs(stream) + 3u) / 4u * select(2u, 1u, is_one);
+    return ((round & 1u) * step_of(stream) + slot_of(stream, local)) * 4u * fours;
+}
+
+fn sum_of_pair(octets: Octets) -> f32 {
+    return barrier_of_one(sum_of_squares(octets.first) + sum_of_squares(octets.second));
 }
 
 /// Tells the other lanes of a head what this one's octets sum up to.
-fn share_sum(stream: u32, place: Place, round: u32, local: u32, octets: Octets) {
+fn share_sum(stream: u32, place: Place, round: u32, local: u32, share: Share) {
     if (local < step_of(stream) * lanes_of(stream)) {
-        let sum = sum_of_squares(octets.first) + sum_of_squares(octets.second);
-        sums[sums_of(stream, round, local) + place.lane] = barrier_of_one(sum);
+        var sum = sum_of_pair(share.near);
+        if (takes_two(stream)) {
+            sum = barrier_of_one(sum + sum_of_pair(share.far));
+        }
+        sums[sums_of(stream, round, local) + place.lane] = sum;
     }
 }
 
-/// Four chains of so many sums, one after the other.
-fn chained(first: u32, count: u32) -> f32 {
+fn four_sums(at: u32) -> vec4<f32> {
+    return vec4(sums[at], sums[at + 1u], sums[at + 2u], sums[at + 3u]);
+}
+
+/// The sum of a head's pairs of octets, whose sums begin at `first`: those of the second half are added to those of the first, which are
+/// added in four chains one after the other, and the chains at last. If `is_folded`, the halves have been added.
+fn total(stream: u32, first: u32, is_folded: bool) -> f32 {
+    let half = half_of_pairs(stream);
     var chains = vec4(0.0);
-    for (var n = 0u; n < count; n += 4u) {
-        let at = first + n;
-        let there = vec4(n) + vec4(0u, 1u, 2u, 3u) < vec4(count);
-        let four = vec4(sums[at], sums[at + 1u], sums[at + 2u], sums[at + 3u]);
-        chains = barrier(chains + select(vec4(0.0), four, there));
+    for (var n = 0u; n < half; n += 4u) {
+        let pair = vec4(n) + vec4(0u, 1u, 2u, 3u);
+        var sum = select(vec4(0.0), four_sums(first + n), pair < vec4(half));
+        if (!is_folded && pairs_of_octets(stream) > 1u) {
+            let is_there = pair + vec4(half) < vec4(pairs_of_octets(stream));
+            sum = barrier(sum + select(vec4(0.0), four_sums(first + half + n), is_there));
+        }
+        chains = barrier(chains + sum);
     }
     let two = barrier(vec4(chains.xy + chains.zw, 0.0, 0.0));
     return barrier_of_one(two.x + two.y);
@@ -690,17 +740,12 @@ fn plus(octet: Octet, other: Octet) -> Octet {
     return Octet(barrier(octet.a + other.a), barrier(octet.b + other.b));
 }
 
-/// Normalises, rotates, scales and stores.
-fn store_head(stream: u32, place: Place, head: u32, round: u32, local: u32, loaded: Octets) {
-    if (head >= place.heads) {
-        return;
-    }
-    let part = place.part;
+/// Normalises, rotates, scales and stores a pair of octets.
+fn store_pair(stream: u32, part: Part, head: u32, of_norm: f32, of_query: f32, loaded: Octets) {
     var out = loaded;
     if (norm_of(stream) > 0u) {
-        let factor = norm_factor(stream, chained(sums_of(stream, round, local), lanes_of(stream)));
-        out.first = normalised(stream, out.first, factor, part.weight.first);
-        out.second = normalised(stream, out.second, factor, part.weight.second);
+        out.first = normalised(stream, out.first, of_norm, part.weight.first);
+        out.second = normalised(stream, out.second, of_norm, part.weight.second);
     }
     if (rotates(stream)) {
         let turned = rotated(out, part.turn);
@@ -711,15 +756,29 @@ fn store_head(stream: u32, place: Place, head: u32, round: u32, local: u32, load
         }
     }
     if (is_scaled(stream)) {
-        out = Octets(times(out.first, place.factor), times(out.second, place.factor));
+        out = Octets(times(out.first, of_query), times(out.second, of_query));
+    }
+    if (adds(stream)) {
+        out.first = plus(reload_octet(stream, head, part.octets.x), out.first);
+        out.second = plus(reload_octet(stream, head, part.octets.y), out.second);
+    }
+    store_octet(stream, head, part.octets.x, out.first);
+    store_octet(stream, head, part.octets.y, out.second);
+}
+
+fn store_head(stream: u32, place: Place, head: u32, round: u32, local: u32, share: Share) {
+    if (head >= place.heads) {
+        return;
+    }
+    var of_norm = 1.0;
+    if (norm_of(stream) > 0u) {
+        of_norm = norm_factor(stream, total(stream, sums_of(stream, round, local), takes_two(stream)));
     }
     let at = place.destination + head * params.streams[stream].destination.head_stride;
-    if (adds(stream)) {
-        out.first = plus(reload_octet(stream, at, part.octets.x), out.first);
-        out.second = plus(reload_octet(stream, at, part.octets.y), out.second);
+    store_pair(stream, place.near, at, of_norm, place.factor, share.near);
+    if (takes_two(stream)) {
+        store_pair(stream, place.far, at, of_norm, place.factor, share.far);
     }
-    store_octet(stream, at, part.octets.x, out.first);
-    store_octet(stream, at, part.octets.y, out.second);
 }
 
 // A workgroup belongs to one stream. The choice is written as loops of which two have no round: drivers that run on a CPU execute
@@ -1181,11 +1240,6 @@ fn sum_of_octet(stream: u32, n: u32) -> f32 {
     return barrier_of_one(two.x + two.y);
 }
 
-/// Pairs of octets of a head, the last of which may be without some channels.
-fn pairs_of_octets(stream: u32) -> u32 {
-    return (dim_of(stream) + 15u) / 16u;
-}
-
 /// Shares sums of the squares of pairs of octets: those that entry point octets adds, where there are such.
 fn share_channel_sums(stream: u32, local: u32) {
     for (var n = local; n < pairs_of_octets(stream); n += WORKGROUP) {
@@ -1336,7 +1390,7 @@ fn take_heads(stream: u32, group: u32, token: u32, batch: u32, local: u32) {
             workgroupBarrier();
             share_channel_sums(stream, local);
             workgroupBarrier();
-            sum = barrier_of_one(sum + chained(0u, pairs_of_octets(stream)));
+            sum = barrier_of_one(sum + total(stream, 0u, false));
         }
         factor = norm_factor(stream, sum);
     }
@@ -1346,7 +1400,7 @@ fn take_heads(stream: u32, group: u32, token: u32, batch: u32, local: u32) {
         if (!WHOLE && norm_of(stream) > 0u) {
             share_channel_sums(stream, local);
             workgroupBarrier();
-            factor = norm_factor(stream, chained(0u, pairs_of_octets(stream)));
+            factor = norm_factor(stream, total(stream, 0u, false));
         }
         let slice = slice_of(stream, destination, written, head);
         for (var c = local; c < dim_of(stream); c += WORKGROUP) {

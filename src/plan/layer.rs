@@ -470,7 +470,13 @@ impl<'a> Layer<'a> {
                 shapes,
             );
         }
-        let lanes = |placed: &Placed| placed.stream.source.layout.head_dim / PAIR;
+        // Sums of squares are shared by way of memory, and a CPU driver takes each lane's accesses by themselves: half the lanes are less.
+        let lanes = |placed: &Placed| {
+            let dim = placed.stream.source.layout.head_dim;
+            let takes_two =
+                limits.cpu && placed.stream.norm.is_some() && dim.is_multiple_of(2 * PAIR);
+            dim / if takes_two { 2 * PAIR } else { PAIR }
+        };
         let most = group.iter().map(|placed| lanes(placed)).max().unwrap_or(1);
         let workgroup = spec
             .workgroup
@@ -766,7 +772,10 @@ impl<'a> Layer<'a> {
             group
                 .iter()
                 .filter(|placed| placed.stream.norm.is_some())
-                .map(|placed| shapes[placed.index])
+                .map(|placed| {
+                    let dim = placed.stream.source.layout.head_dim;
+                    (dim, shapes[placed.index])
+                })
         };
         let weights = norms().find_map(Norm::weight_type).unwrap_or_default();
         let factor = match spec.factor {
@@ -782,14 +791,17 @@ impl<'a> Layer<'a> {
         };
         let (sums, staged, blocks) = match path {
             Path::Octets => {
-                let sums =
-                    |shape: Shape| 2 * (workgroup / shape.lanes) * shape.lanes.next_multiple_of(4);
+                // Two rounds' of as many heads as go side by side.
+                let sums = |(dim, shape): (u32, Shape)| {
+                    let is_folded = shape.lanes * PAIR < dim;
+                    2 * (workgroup / shape.lanes) * sums_of_head(dim, is_folded)
+                };
                 let sums = normed().map(sums).max().unwrap_or(1);
                 (sums, 1, 1)
             }
             Path::Channels => {
                 let staged = dims().max().unwrap_or(1);
-                let sums = staged.div_ceil(PAIR).next_multiple_of(4);
+                let sums = sums_of_head(staged, false);
                 (sums, staged, staged.div_ceil(32))
             }
         };
@@ -853,6 +865,14 @@ impl<'a> Layer<'a> {
 
 fn word(wide: u64, operand: Operand) -> Result<u32> {
     u32::try_from(wide).map_err(|_| RopeError::overflow(operand.name(), "must fit u32"))
+}
+
+/// Words for the sums of a head's pairs of octets: they are read by fours, those of each half, unless there is one or the halves have been
+/// added.
+fn sums_of_head(head_dim: u32, is_folded: bool) -> u32 {
+    let pairs = head_dim.div_ceil(PAIR);
+    let halves = if is_folded || pairs == 1 { 1 } else { 2 };
+    pairs.div_ceil(2).next_multiple_of(4) * halves
 }
 
 /// What a stream does with a workgroup.

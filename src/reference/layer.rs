@@ -200,7 +200,8 @@ impl Work<'_> {
         }
     }
 
-    /// The sum of a head's squares: octets each by themselves, those of pairs added, pairs in four chains, and the chains.
+    /// The sum of a head's squares: octets each by themselves, those of pairs added, pairs of the second half to those of the first, these in four
+    /// chains, and the chains.
     fn sum_of_squares(&self, head: &[f32]) -> f32 {
         let square = |channel: u32| {
             let value = head.get(channel as usize).copied().unwrap_or(0.0);
@@ -211,14 +212,15 @@ impl Work<'_> {
             (four[0] + four[2]) + (four[1] + four[3])
         };
         let dim = self.stream.source.layout.head_dim;
-        let mut chains = [0.0; 4];
-        for (n, [first, second]) in self
-            .spec
-            .octet_pairs(self.index, dim)
+        let pairs = self.spec.octet_pairs(self.index, dim);
+        let pairs: Vec<_> = pairs
             .into_iter()
-            .enumerate()
-        {
-            chains[n % 4] += octet(first) + octet(second);
+            .map(|[a, b]| octet(a) + octet(b))
+            .collect();
+        let (first, second) = pairs.split_at(pairs.len().div_ceil(2));
+        let mut chains = [0.0; 4];
+        for (n, near) in first.iter().enumerate() {
+            chains[n % 4] += near + second.get(n).copied().unwrap_or(0.0);
         }
         (chains[0] + chains[2]) + (chains[1] + chains[3])
     }
