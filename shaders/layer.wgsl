@@ -48,8 +48,9 @@
 //   channels  a workgroup takes a head, channel by channel: any type, layout and pairing
 //
 // Grid: x = workgroups across the query's heads, then the key's, then the value's; y = tokens, exactly; z = batch.
-// Every word is written by one invocation, but for halves and bytes of a word, which are written by atomic operations.
-// Tail: invocations past the last head, token or batch entry, and tokens whose slot is not in the cache, load and store nothing.
+// Every word is written by one invocation, but for halves and bytes of a word, which are written by atomic operations. No two tokens may have
+// the same slot: what is left of both is a mixture.
+// Tail: invocations past the last head, token or batch entry store nothing, nor do tokens whose slot is not in the cache.
 
 const QUERY: u32 = 0u;
 const KEY: u32 = 1u;
@@ -288,8 +289,8 @@ fn norm_factor(stream: u32, sum: f32) -> f32 {
 
 // ---- octets ----
 
-// Which binding a tensor has is decided in functions that nothing but constants enters: compilers drop what is not needed there before they
-// put functions into each other.
+// Each of these picks its binding by comparing override constants and never a parameter, so that a compiler removes the other branches inside
+// of the function, before it is inlined.
 
 fn load_query(at: u32) -> vec4<u32> {
     if (QUERY_FROM == 0u) { return quads_0[at]; }
@@ -624,10 +625,14 @@ fn slot_of(stream: u32, local: u32) -> u32 {
     return local / lanes_of(stream);
 }
 
-fn place_of(stream: u32, token: u32, batch: u32, local: u32) -> Place {
+fn place_of(stream: u32, grid_token: u32, grid_batch: u32, local: u32) -> Place {
+    // What is read for a token that is not there is read for the first.
+    let is_there = grid_token < params.tokens && grid_batch < params.batch;
+    let token = select(0u, grid_token, is_there);
+    let batch = select(0u, grid_batch, is_there);
     let source = spot(params.streams[stream].source, from_slots(stream), token, batch);
     let destination = spot(params.streams[stream].destination, to_slots(stream), token, batch);
-    let whole = local < step_of(stream) * lanes_of(stream) && token < params.tokens && batch < params.batch;
+    let whole = is_there && local < step_of(stream) * lanes_of(stream);
     let row = params.first_row + batch * params.row_of_batch + token * params.row_of_token;
     var out: Place;
     out.lane = local % lanes_of(stream);
@@ -1350,7 +1355,11 @@ fn store_results(stream: u32, slice: Slice, local: u32) {
     } else {
         let first = unit_of(element, slice.at) + select(0u, slice.base, element == Q8_0);
         let count = unit_of(element, dim_of(stream));
-        for (var w = first / per + local; w * per < first + count; w += WORKGROUP) {
+        // Words, counted, since their units might not fit u32.
+        let first_word = first / per;
+        let words = (first % per + count + per - 1u) / per;
+        for (var i_word = local; i_word < words; i_word += WORKGROUP) {
+            let w = first_word + i_word;
             var word = 0u;
             var mask = 0u;
             for (var i = 0u; i < per; i += 1u) {
@@ -1370,13 +1379,16 @@ fn store_results(stream: u32, slice: Slice, local: u32) {
 }
 
 /// A head, or all of a token's where its norm is over all of them. No invocation leaves before the others: all meet at the barriers.
-fn take_heads(stream: u32, group: u32, token: u32, batch: u32, local: u32) {
+fn take_heads(stream: u32, group: u32, grid_token: u32, grid_batch: u32, local: u32) {
     let source = params.streams[stream].source;
     let destination = params.streams[stream].destination;
-    let there = token < params.tokens && batch < params.batch;
-    let read = spot(source, from_slots(stream), select(0u, token, there), select(0u, batch, there));
-    let written = spot(destination, to_slots(stream), select(0u, token, there), select(0u, batch, there));
-    let inside = there && read.inside && written.inside && group < params.streams[stream].heads;
+    let is_there = grid_token < params.tokens && grid_batch < params.batch;
+    let token = select(0u, grid_token, is_there);
+    let batch = select(0u, grid_batch, is_there);
+    let read = spot(source, from_slots(stream), token, batch);
+    let written = spot(destination, to_slots(stream), token, batch);
+    // One workgroup takes all heads where the norm is over all.
+    let inside = is_there && read.inside && written.inside && group < params.streams[stream].groups;
     let row = params.first_row + batch * params.row_of_batch + token * params.row_of_token;
     let row_word = row * params.row_stride;
     let whole = WHOLE && norm_of(stream) > 0u;

@@ -331,7 +331,8 @@ impl GpuContext {
         }
     }
 
-    /// Reads `count` values from the start of a buffer that has the usage `COPY_SRC`, after everything submitted before.
+    /// Reads `count` values from the start of a buffer that has the usage `COPY_SRC`, after everything submitted before. Natively it blocks
+    /// the thread until the device is done, and is ready when it returns; in a browser it is to be awaited.
     ///
     /// # Errors
     /// [`RopeError::Buffer`] where the buffer is too small or has not the usage; [`RopeError::OutOfMemory`] or
@@ -358,6 +359,16 @@ impl GpuContext {
                 format!("{} bytes, {:?}", buffer.size(), buffer.usage()),
             ));
         }
+        self.read_slice(buffer.slice(..size), bytes).await
+    }
+
+    /// The first so many bytes of a slice of whole words, of which there is at least one.
+    async fn read_slice<T: bytemuck::Pod>(
+        &self,
+        slice: wgpu::BufferSlice<'_>,
+        bytes: usize,
+    ) -> Result<Vec<T>> {
+        let (operand, size) = ("read-back", slice.size());
         self.check_size(operand, size)?;
         let (sender, receiver) = futures_intrusive::channel::shared::oneshot_channel();
         let staging = checked_as(self.device(), operand, Some(size), || {
@@ -371,7 +382,7 @@ impl GpuContext {
             let mut encoder = self
                 .device()
                 .create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
-            encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
+            encoder.copy_buffer_to_buffer(slice.buffer(), slice.offset(), &staging, 0, size);
             self.queue.submit([encoder.finish()]);
             staging.map_async(wgpu::MapMode::Read, .., move |result| {
                 // The receiver is gone only where nobody waits for the answer.
@@ -411,8 +422,7 @@ impl GpuContext {
     /// # Errors
     /// As for [`GpuContext::read`].
     pub async fn read_faults(&self, table: &CosSinTable) -> Result<u32> {
-        let [faults, _] = self.read_counts(table).await?;
-        Ok(faults)
+        self.read_word(table.faults()).await
     }
 
     /// The count of tokens that a table has no slot for ([`CosSinTable::skipped_slots`]), after everything submitted before.
@@ -420,16 +430,12 @@ impl GpuContext {
     /// # Errors
     /// As for [`GpuContext::read`].
     pub async fn read_skipped(&self, table: &CosSinTable) -> Result<u32> {
-        let [_, skipped] = self.read_counts(table).await?;
-        Ok(skipped)
+        self.read_word(table.skipped_slots()).await
     }
 
-    /// The counts behind a table's rows.
-    async fn read_counts(&self, table: &CosSinTable) -> Result<[u32; 2]> {
-        let words = usize::try_from(table.plan().row_bytes() / 4 + 2)
-            .map_err(|_| RopeError::overflow("table", "words must fit usize"))?;
-        let all: Vec<u32> = self.read(table.buffer(), words).await?;
-        Ok(all.last_chunk().copied().unwrap_or_default())
+    async fn read_word(&self, slice: wgpu::BufferSlice<'_>) -> Result<u32> {
+        let words = self.read_slice(slice, 4).await?;
+        Ok(words.first().copied().unwrap_or_default())
     }
 
     /// Uploads tensors, fills a table for `positions` (one for each row that the specification reads), rotates, and

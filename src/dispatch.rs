@@ -14,9 +14,9 @@ const KEPT_PLACEMENTS: usize = 256;
 /// The tensors of a rotation: parts of the caller's buffers, which need [`wgpu::BufferUsages::STORAGE`].
 ///
 /// A slice starts where the tensor's layout starts counting (a layout's own offset comes on top), at a multiple of 4 bytes.
-/// Tensors may lie in one buffer as long as what is written shares no element with another; weights of norms lie together in a buffer of which
-/// nothing is written. Multiples of the device's `min_storage_buffer_offset_alignment` bind fastest, and multiples of 16 bytes
-/// rotate fastest.
+/// Tensors may lie in one buffer as long as what is written shares no element with another. Weights of norms lie in buffers of which nothing
+/// is written; streams with weights in one buffer share a dispatch, others do not. Offsets that are multiples of the device's
+/// `min_storage_buffer_offset_alignment` share pipelines and uniform buffers, and those that are multiples of 16 bytes take the fastest path.
 #[derive(Debug, Clone, Copy)]
 pub struct Operands<'a> {
     slices: [Option<wgpu::BufferSlice<'a>>; Operand::Slots as usize],
@@ -244,7 +244,6 @@ impl PreparedRope {
         let pipelines = self.pipelines(places)?;
         let kernel = &self.shared.kernel;
         let layer = (!spec.is_plain()).then(|| kernel.layer()).transpose()?;
-        let weights = given().find(|(operand, _)| operand.is_weight());
         let steps = pipelines
             .iter()
             .map(|(planned, pipeline)| {
@@ -253,7 +252,6 @@ impl PreparedRope {
                         Resource::Query => operands.get(Operand::Query),
                         Resource::Key => operands.get(Operand::Key),
                         Resource::Tensor(operand) => operands.get(operand),
-                        Resource::Weights => weights.map(|(_, slice)| slice),
                         Resource::Unused => {
                             let unused = layer.as_deref().map(Layer::unused);
                             return (unused.unwrap_or(table.buffer()), 0);

@@ -297,6 +297,14 @@ impl RopeKernel {
     /// Checks that a plan is one for this device, and that there still is a device.
     pub(crate) fn check_plan(&self, plan: &RopePlan) -> Result<()> {
         let (planned, own) = (plan.limits(), self.limits());
+        let needs = |limit, needed, allowed| {
+            Err(RopeError::Limit {
+                limit,
+                operand: "plan",
+                needed,
+                allowed,
+            })
+        };
         let at_most = [
             (
                 "max_storage_buffer_binding_size",
@@ -323,22 +331,19 @@ impl RopeKernel {
                 plan.storage_buffers().into(),
                 own.max_storage_buffers_per_shader_stage.into(),
             ),
-            // The smaller the better: a plan's bindings have to start on the device's alignment.
-            (
-                "min_storage_buffer_offset_alignment",
-                own.alignment(),
-                planned.alignment(),
-            ),
         ];
         for (limit, needed, allowed) in at_most {
             if needed > allowed {
-                return Err(RopeError::Limit {
-                    limit,
-                    operand: "plan",
-                    needed,
-                    allowed,
-                });
+                return needs(limit, needed, allowed);
             }
+        }
+        // The smaller the better: a plan's bindings have to start on the device's alignment.
+        if own.alignment() > planned.alignment() {
+            return needs(
+                "min_storage_buffer_offset_alignment",
+                planned.alignment(),
+                own.alignment(),
+            );
         }
         if is_lost(self.device()) {
             return Err(lost("plan"));

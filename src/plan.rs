@@ -177,11 +177,10 @@ pub enum Resource {
     Query,
     /// The buffer of the key, read-write storage.
     Key,
-    /// The buffer of this operand of a layer, and of others that share it, read-write storage.
+    /// The buffer of this operand of a layer, and of others that share it: read-write storage, but read-only for weights of norms.
     Tensor(Operand),
-    /// The buffer of the weights of norms, read-only storage.
-    Weights,
-    /// A buffer of which nothing is used, read-write storage: entry points of a layer have more bindings than it may have tensors.
+    /// A buffer of which nothing is used, read-write storage: entry points of a layer have more bindings than it may have tensors. Those of
+    /// a dispatch are ranges of one buffer that do not overlap.
     Unused,
 }
 

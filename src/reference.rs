@@ -460,7 +460,8 @@ pub fn rotate_f64<T: Element>(
         }
         for (k, (&[x, y], channels)) in read.iter().zip(&channels).enumerate() {
             let [i, j] = channels.written.map(|channel| channel as usize);
-            (head[i], head[j]) = if frequencies.is_idle(k) {
+            let is_rotated = k < spec.rotated_pairs() && !frequencies.is_idle(k);
+            (head[i], head[j]) = if !is_rotated {
                 (x, y)
             } else {
                 let pair = frequencies.pairs()[k];

@@ -15,6 +15,7 @@ use crate::table::{Positions, Slots};
 
 /// What a self-test found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SelfTest {
     /// Entries of a cos/sin table that were made on the device.
     pub table_entries: usize,
@@ -30,6 +31,7 @@ pub struct SelfTest {
 
 /// What a self-test found of a layer in one dispatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LayerTest {
     /// It was compared.
     Compared {

@@ -284,13 +284,12 @@ fn a_rotation_of_three_axes_is_within_rounding_of_the_truth() {
         }
         // The crate's own oracle too.
         let oracle = reference::rotate_f64(&spec, &table, positions, &before).unwrap();
+        // A pair is at most sqrt(2) times as long as the largest channel, and |x c| + |y s| no more than that.
+        let largest = before.iter().map(|x| f64::from(x.widen()).abs());
+        let length = 2_f64.sqrt() * largest.fold(0.0, f64::max);
         for (oracle, twin) in oracle.iter().zip(&twin) {
-            let unit = if size_of::<T>() == 4 {
-                2_f64.powi(-21)
-            } else {
-                2_f64.powi(-5)
-            };
-            assert!((oracle - f64::from(twin.widen())).abs() <= unit);
+            let bound = common::bound::<T>((*oracle, length), 1.0);
+            assert!((oracle - f64::from(twin.widen())).abs() <= bound);
         }
         for context in &*CONTEXTS {
             let mut made = before.clone();

@@ -19,7 +19,7 @@ use std::sync::LazyLock;
 
 use common::job::{Flow, Job, Tensor};
 use common::layer::Case;
-use common::{contexts_with, name};
+use common::{ADAPTERS, contexts_with, name};
 use wgpu_rope::{
     Axes, Direction, ElementType, Frequencies, GpuContext, HeadLayout, Norm, NormWeight, Operand,
     Pairing, Place, Places, QueryFactor, QueryScale, RopeConfig, RotateSpec, Rows, Scaling,
@@ -40,11 +40,13 @@ static CONTEXTS: LazyLock<Vec<GpuContext>> = LazyLock::new(|| {
     contexts
 });
 
-/// Whether all cases run on it.
+/// Whether all cases run on it: slower CPU drivers take a part, unless there is nothing else.
 fn takes_all(context: &GpuContext) -> bool {
-    let info = context.info();
-    let is_lavapipe = info.backend == wgpu::Backend::Vulkan && info.name.contains("llvmpipe");
-    info.device_type != wgpu::DeviceType::Cpu || is_lavapipe
+    let is_fast = |info: &wgpu::AdapterInfo| {
+        let is_lavapipe = info.backend == wgpu::Backend::Vulkan && info.name.contains("llvmpipe");
+        info.device_type != wgpu::DeviceType::Cpu || is_lavapipe
+    };
+    is_fast(context.info()) || !ADAPTERS.iter().any(|adapter| is_fast(&adapter.get_info()))
 }
 
 fn bshd(tokens: u32, heads: u32, dim: u32) -> HeadLayout {
@@ -83,6 +85,7 @@ fn bits(on: On, what: &str, case: &Case) -> usize {
             );
         }
     }
+    assert!(dispatches > 0, "{what}: it ran nowhere");
     dispatches
 }
 
@@ -580,6 +583,31 @@ fn layers_that_do_not_fit_take_several_dispatches() {
     job.flows[2].as_mut().unwrap().norm = Some((1e-6, NormWeight::OnePlus(BF16)));
     assert_eq!(check(On::One, "weights of three types", &job), 3);
 
+    // One binding is for weights: each buffer of them is a dispatch, and what has none goes with the key.
+    let normed =
+        |heads| Flow::new(tensor(bshd(3, heads, 64), F32)).normed(1e-6, NormWeight::Scale(F32));
+    let value = Flow::new(tensor(bshd(3, 2, 64), F32)).to(tensor(bhsd(3, 2, 64), F16));
+    let job = Job::new(&config, 1, 3, &[normed(2), normed(2), value]);
+    for (buffers, dispatches) in [([0, 0], 1), ([0, 1], 2)] {
+        let weights = [Operand::QueryWeight, Operand::KeyWeight]
+            .into_iter()
+            .zip(buffers);
+        let place = |buffer| Place {
+            buffer,
+            offset: 256 * u64::from(1 - buffer),
+        };
+        let case = Case {
+            places: weights
+                .map(|(weight, buffer)| (weight, place(buffer)))
+                .collect(),
+            ..job.case()
+        };
+        assert_eq!(
+            bits(On::One, "weights in buffers of their own", &case),
+            dispatches
+        );
+    }
+
     // Windows of tokens and of the batch. Slots and rows are those of the window.
     let flows = [
         Flow::new(tensor(bshd(7, 2, 64), F32)).to(tensor(bhsd(7, 2, 64), F16)),
@@ -677,6 +705,24 @@ fn workgroup_counts_may_come_from_a_buffer() {
             };
             assert_eq!(bits(On::One, what, &case), 1);
         }
+        // Norms over all heads are one workgroup's, which is to be the first: a second would normalise in place what is normal already.
+        let whole = Job {
+            whole: true,
+            ..Job::new(
+                &config,
+                2,
+                5,
+                &[0, 1, 2].map(|_| {
+                    Flow::new(tensor(bshd(5, 2, dim), F32)).normed(1e-6, NormWeight::Scale(F32))
+                }),
+            )
+        };
+        let case = Case {
+            recorded: Some(5),
+            indirect: Some([3, 1, 1]),
+            ..whole.case()
+        };
+        assert_eq!(bits(On::One, what, &case), 1);
         // None at all.
         let case = Case {
             recorded: Some(0),

@@ -253,6 +253,48 @@ fn norms_factors_and_caches_are_refused_by_name() {
             )
         );
     }
+    // Sizes that fit no integer.
+    let far = HeadLayout::bshd(1, 1, 2).with_offset(1 << 63);
+    let config = RopeConfig::new(2);
+    let int8 = RotateSpec::new(&config, 1, 1, far, F32)
+        .with_query_from(TensorView::new(far, Storage::Int8));
+    assert_eq!(
+        fault(&int8),
+        "query scales: byte offsets must fit u64, got an overflow"
+    );
+    let wide = HeadLayout::bshd(1, u32::MAX, u32::MAX);
+    let norm = Norm::rms(1e-6, NormWeight::Scale(F32)).over_all_heads();
+    let int8 = RotateSpec::new(&config, 1, 1, HeadLayout::bshd(1, 1, 2), F32)
+        .with_value_from(TensorView::new(wide, Storage::Int8))
+        .with_value_norm(norm);
+    assert_eq!(
+        fault(&int8),
+        "value weight: bytes must fit u64, got an overflow"
+    );
+    let slots = with_key().with_key_to(pages(F16));
+    for (operand, message) in [
+        (
+            Operand::Slots,
+            "slots: byte offsets must fit u64, got an overflow",
+        ),
+        (
+            Operand::KeyTo,
+            "key destination: byte offsets must fit u64, got an overflow",
+        ),
+    ] {
+        let offset = |of| if of == operand { u64::MAX - 3 } else { 0 };
+        let places: Places = (0..)
+            .zip([Operand::Query, Operand::Key, Operand::KeyTo, Operand::Slots])
+            .map(|(buffer, of)| {
+                let offset = offset(of);
+                (of, Place { buffer, offset })
+            })
+            .collect();
+        assert_eq!(
+            plan(&slots).dispatches(places).unwrap_err().to_string(),
+            message
+        );
+    }
     // What a device has not.
     let limits = Limits {
         max_storage_buffers_per_shader_stage: 4,
@@ -399,19 +441,27 @@ fn places_are_refused_by_name() {
     };
     refused(
         &normed,
-        at((3, 0), (2, 0)),
-        "key weight: must be in the same buffer as the query weight, since there is one binding for both, got another buffer",
+        at((2, 0), (1, 2 << 20)),
+        "query weight: must not be in the buffer of the key, got that buffer",
     );
     refused(
         &normed,
-        at((1, 1 << 20), (1, 2 << 20)),
-        "query weight: must not be in the buffer of the key, got that buffer",
+        at((1, 1 << 20), (2, 0)),
+        "key weight: must not be in the buffer of the key, got that buffer",
     );
-    // The same weights for both.
+    // In two buffers, and the same weights for both.
+    assert_eq!(
+        plan(&normed).dispatches(at((3, 0), (2, 0))).unwrap().len(),
+        2
+    );
     assert_eq!(
         plan(&normed).dispatches(at((2, 0), (2, 0))).unwrap().len(),
         1
     );
+}
+
+fn is_weight(operand: Operand) -> bool {
+    operand.name().ends_with("weight")
 }
 
 /// What a dispatch binds from 3 on: operands, in order.
@@ -430,6 +480,7 @@ fn tensors(plan: &RopePlan, given: Places) -> Vec<(&'static str, Vec<Operand>)> 
             for (n, bound) in (0..).zip(&planned.bindings) {
                 assert_eq!(bound.binding, n);
                 match bound.resource {
+                    Resource::Tensor(operand) if is_weight(operand) => assert_eq!(n, 2),
                     Resource::Tensor(operand) => {
                         assert!(n >= 3 && n - 3 == u32::try_from(operands.len()).unwrap());
                         operands.push(operand);
@@ -437,7 +488,6 @@ fn tensors(plan: &RopePlan, given: Places) -> Vec<(&'static str, Vec<Operand>)> 
                     Resource::Unused => assert!(n >= 3),
                     Resource::Uniform => assert_eq!(n, 0),
                     Resource::Rows => assert!(n == 1 || n == 2),
-                    Resource::Weights => assert_eq!(n, 2),
                     other => panic!("{other:?}"),
                 }
             }
@@ -450,12 +500,18 @@ fn tensors(plan: &RopePlan, given: Places) -> Vec<(&'static str, Vec<Operand>)> 
 fn line(what: &str, dispatches: &[PlannedDispatch]) -> String {
     let cells = dispatches.iter().map(|planned| {
         let names = planned.bindings.iter().filter_map(|bound| {
-            let name = match bound.resource {
-                Resource::Tensor(operand) => operand.name(),
-                Resource::Weights => "weights",
-                _ => return None,
+            let Resource::Tensor(operand) = bound.resource else {
+                return None;
             };
-            Some((bound.resource == Resource::Weights, name))
+            let is_weights = is_weight(operand);
+            Some((
+                is_weights,
+                if is_weights {
+                    "weights"
+                } else {
+                    operand.name()
+                },
+            ))
         });
         // Weights stand last, though they are bound before the tensors.
         let mut names: Vec<_> = names.collect();

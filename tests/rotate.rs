@@ -82,6 +82,27 @@ fn pairs_that_do_not_turn_are_left_alone() {
             // A factor has to reach all of them.
             let scaled = config.clone().with_attention_factor(1.5);
             check_all(&Case::new(&scaled, 1, 7, layout(2)), 7);
+            // Nor does the truth turn them where the specification and not the frequencies say so.
+            let all = Frequencies::new(&RopeConfig::new(head_dim)).unwrap();
+            let spec = RotateSpec::new(&config, 1, 7, layout(1), ElementType::F32)
+                .with_rotated_pairs(rotated_pairs);
+            let before = values(&mut fastrand::Rng::with_seed(8), 7 * head_dim as usize);
+            let positions = (&[1, 2, 3, 4, 5, 6, 7]).into();
+            let table = TableSpec::new(&all);
+            let truth = reference::rotate_f64(&spec, &table, positions, &before).unwrap();
+            for (at, truth) in truth.iter().enumerate() {
+                let channel = at % head_dim as usize;
+                let pair = match pairing {
+                    Pairing::HalfSplit => channel % (head_dim as usize / 2),
+                    _ => channel / 2,
+                };
+                let stays = truth.to_bits() == f64::from(before[at]).to_bits();
+                assert_eq!(
+                    stays,
+                    pair >= rotated_pairs as usize,
+                    "{channel} {config:?}"
+                );
+            }
             // 1 x - 0 inf would not be x: what does not turn is not even read.
             let spec = RotateSpec::new(
                 &config,
@@ -470,6 +491,11 @@ fn rotated(
     out
 }
 
+/// The length of a channel's pair in a head of 128 channels, half-split.
+fn pair_length(head: &[f32], channel: usize) -> f64 {
+    f64::from(head[channel % 64]).hypot(head[channel % 64 + 64].into())
+}
+
 #[test]
 fn it_is_a_rotary_embedding() {
     let config = RopeConfig::new(128);
@@ -481,10 +507,9 @@ fn it_is_a_rotary_embedding() {
             .map(|(x, y)| f64::from(*x) * f64::from(*y))
             .sum()
     };
-    // Each channel is within 3.01 u (|x| + |y|) of its truth, so sums of 128 products of two vectors differ by at most
-    // 2 * 3.01 u * 2 * |a| |b|, with the norms' |x| + |y| <= sqrt(2) times that of the pair.
-    let slack =
-        |a: &[f32], b: &[f32]| 4.0 * 3.01 * 2_f64.powi(-24) * 2.0 * (dot(a, a) * dot(b, b)).sqrt();
+    // With r the length of a pair, |x c| + |y s| is at most r, so each channel is within 3.01 u r of its truth (`common::bound`) and a vector
+    // within sqrt(2) times 3.01 u of its length: 4.26 u. A product of two vectors that both are turned is off by twice that.
+    let slack = |a: &[f32], b: &[f32]| 8.53 * 2_f64.powi(-24) * (dot(a, a) * dot(b, b)).sqrt();
     for context in &*CONTEXTS {
         let turn =
             |head: &[f32], position| rotated(context, &config, head, position, Direction::Forward);
@@ -494,10 +519,11 @@ fn it_is_a_rotary_embedding() {
             let turned = turn(&q, position);
             assert!((dot(&turned, &turned) - dot(&q, &q)).abs() <= slack(&q, &q));
             assert_ne!(turned, q);
-            // The inverse undoes it.
+            // The inverse undoes it: the second rotation keeps the 4.26 u that a pair is off after the first and adds its own 3.01.
             let back = rotated(context, &config, &turned, position, Direction::Inverse);
-            for (a, b) in back.iter().zip(&q) {
-                assert!((a - b).abs() <= 12.0 * 2_f32.powi(-24) * 8.0, "{a} {b}");
+            for (i, (a, b)) in back.iter().zip(&q).enumerate() {
+                let bound = (4.26 + 3.01) * 2_f64.powi(-24) * pair_length(&q, i);
+                assert!((f64::from(*a) - f64::from(*b)).abs() <= bound, "{a} {b}");
             }
         }
         // Scores depend on the difference of positions only.
@@ -525,9 +551,9 @@ fn it_is_a_rotary_embedding() {
         for i in 0..128 {
             assert_eq!(b[i].to_bits(), a[i / 2 + 64 * (i % 2)].to_bits());
         }
-        // The adjoint is the transpose: <R q, k> = <q, R^T k>.
+        // The adjoint is the transpose: <R q, k> = <q, R^T k>. One vector of each product is turned.
         let adjoint = rotated(context, &config, &k, 77, Direction::Adjoint);
-        assert!((dot(&turn(&q, 77), &k) - dot(&q, &adjoint)).abs() <= 2.0 * slack(&q, &k));
+        assert!((dot(&turn(&q, 77), &k) - dot(&q, &adjoint)).abs() <= slack(&q, &k));
     }
 }
 
@@ -542,8 +568,13 @@ fn attention_factors_scale_forward_and_are_divided_out_by_the_inverse() {
         let unscaled = rotated(context, &plain, &head, 99, Direction::Forward);
         let back = rotated(context, &config, &scaled, 99, Direction::Inverse);
         for i in 0..128 {
-            assert!((scaled[i] - 1.25 * unscaled[i]).abs() <= 8.0 * 2_f32.powi(-24) * 12.0);
-            assert!((back[i] - head[i]).abs() <= 12.0 * 2_f32.powi(-24) * 8.0);
+            let [scaled, unscaled, back, own] =
+                [scaled[i], unscaled[i], back[i], head[i]].map(f64::from);
+            let unit = 2_f64.powi(-24) * pair_length(&head, i);
+            // Each is off by 3.01 u of a length that is 1.25 times that of the pair.
+            assert!((scaled - 1.25 * unscaled).abs() <= 2.0 * 3.01 * 1.25 * unit);
+            // As above, and one unit more: 1 / 1.25 is rounded before the entries are.
+            assert!((back - own).abs() <= (4.26 + 4.01) * unit);
         }
     }
 }

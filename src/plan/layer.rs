@@ -156,9 +156,7 @@ impl<'a> Layer<'a> {
                     .get(operand)?
                     .offset
                     .checked_add(bytes)
-                    .ok_or_else(|| {
-                        RopeError::overflow(operand.name(), "byte offsets must fit u64")
-                    })?;
+                    .ok_or_else(|| overflow(operand))?;
             }
             streams.push(Placed {
                 index,
@@ -224,23 +222,14 @@ impl<'a> Layer<'a> {
             }
         }
         // Weights are bound to be read only, and a buffer is bound in one way.
-        let mut bound = ends.iter().map(|(_, end, _)| end);
-        let mut weights = self.weights();
-        if let Some((first, place)) = weights.next() {
-            if let Some((operand, _)) = weights.find(|(_, other)| other.buffer != place.buffer) {
+        for placed in &self.streams {
+            let Some((place, _)) = placed.weight else {
+                continue;
+            };
+            let mut ends = ends.iter().map(|(_, end, _)| end);
+            if let Some(tensor) = ends.find(|end| end.place.buffer == place.buffer) {
                 return Err(RopeError::Buffer {
-                    operand: operand.name(),
-                    rule: format!(
-                        "must be in the same buffer as the {}, since there is one binding for both",
-                        first.name()
-                    )
-                    .into(),
-                    got: "another buffer".into(),
-                });
-            }
-            if let Some(tensor) = bound.find(|end| end.place.buffer == place.buffer) {
-                return Err(RopeError::Buffer {
-                    operand: first.name(),
+                    operand: placed.names.weight.name(),
                     rule: format!("must not be in the buffer of the {}", tensor.operand.name())
                         .into(),
                     got: "that buffer".into(),
@@ -248,12 +237,6 @@ impl<'a> Layer<'a> {
             }
         }
         Ok(())
-    }
-
-    fn weights(&self) -> impl Iterator<Item = (Operand, Place)> {
-        self.streams
-            .iter()
-            .filter_map(|placed| Some((placed.names.weight, placed.weight?.0)))
     }
 
     /// Which streams share a dispatch: all, if they can; else key and value, which share a cache; else each goes by itself.
@@ -270,13 +253,19 @@ impl<'a> Layer<'a> {
             .unwrap_or_else(|| all.into_iter().map(|placed| vec![placed]).collect())
     }
 
-    /// Whether streams have few enough buffers, and norms of one kind.
+    /// Whether streams have few enough buffers, norms of one kind, and their weights in one buffer.
     fn fits(&self, group: &[&Placed], whole: &Window) -> bool {
         let norms = || group.iter().filter_map(|placed| placed.stream.norm);
         let same = |a: Norm, b: Norm| a.over_all_heads == b.over_all_heads;
-        let types: Vec<_> = norms().filter_map(Norm::weight_type).collect();
+        let weights: Vec<_> = group
+            .iter()
+            .filter_map(|placed| {
+                let (place, _) = placed.weight?;
+                Some((place.buffer, placed.stream.norm?.weight_type()))
+            })
+            .collect();
         norms().zip(norms().skip(1)).all(|(a, b)| same(a, b))
-            && types.windows(2).all(|pair| pair[0] == pair[1])
+            && weights.windows(2).all(|pair| pair[0] == pair[1])
             && self.bindings(group, whole).is_some()
     }
 
@@ -294,7 +283,7 @@ impl<'a> Layer<'a> {
             u64::from(inner.end - 1),
             u64::from(layout.heads - 1),
         ) + reach;
-        // That these fit has been checked with the view.
+        // That these fit has been checked with the operands.
         let bytes = |channels| end.view.storage.bytes(channels).unwrap_or(u64::MAX);
         let alignment = self.plan.limits.alignment();
         let bound = |operand, place: Place, bytes: Range<u64>| Bound {
@@ -496,12 +485,15 @@ impl<'a> Layer<'a> {
                 (Some(given), _) => given,
                 // What is loaded for a token serves all its heads, and starting a workgroup takes as long as some of them; but a few
                 // workgroups there have to be.
-                (None, true) => u32::try_from(tokens * u64::from(turns) / 32)
+                (None, true) => u32::try_from(tokens.saturating_mul(turns.into()) / 32)
                     .unwrap_or(u32::MAX)
                     .max(16),
                 (None, false) => [4, 2]
                     .into_iter()
-                    .find(|n| tokens * u64::from(turns / n) * u64::from(workgroup) >= BUSY)
+                    .find(|n| {
+                        let groups = tokens.saturating_mul((turns / n).into());
+                        groups.saturating_mul(workgroup.into()) >= BUSY
+                    })
                     .unwrap_or(1),
             };
             let rounds = divisor(turns, rounds.clamp(1, 64));
@@ -613,10 +605,12 @@ impl<'a> Layer<'a> {
         let mut bindings = vec![
             PlannedBinding::new(0, Resource::Uniform, 0..words.len() as u64 * 4),
             PlannedBinding::new(1, Resource::Rows, 0..self.table_bytes()?),
-            match weights.is_empty() {
+            match group.iter().find(|placed| placed.weight.is_some()) {
+                Some(placed) => {
+                    PlannedBinding::new(2, Resource::Tensor(placed.names.weight), weights)
+                }
                 // Any buffer that is only read.
-                true => PlannedBinding::new(2, Resource::Rows, 0..16),
-                false => PlannedBinding::new(2, Resource::Weights, weights),
+                None => PlannedBinding::new(2, Resource::Rows, 0..16),
             },
         ];
         for (n, binding) in (0..TENSORS).zip(FIRST_TENSOR..) {
@@ -674,13 +668,25 @@ impl<'a> Layer<'a> {
         let mut end = rows.max(16);
         if spec.slots_needed() > 0 {
             let start = self.places.get(Operand::Slots).unwrap_or_default().offset;
-            end = end.max(start + u64::from(spec.slots_needed()) * 4);
+            let bytes = u64::from(spec.slots_needed()) * 4;
+            end = end.max(
+                start
+                    .checked_add(bytes)
+                    .ok_or_else(|| overflow(Operand::Slots))?,
+            );
         }
         if spec.factor == QueryFactor::PerRow {
             let start = self.places.get(Operand::Scales).unwrap_or_default().offset;
-            end = end.max(start + spec.rows_needed(spec.tokens) * 8);
+            let bytes = spec.rows_needed(spec.tokens) * 8;
+            end = end.max(
+                start
+                    .checked_add(bytes)
+                    .ok_or_else(|| overflow(Operand::Scales))?,
+            );
         }
-        let end = end.next_multiple_of(16);
+        let end = end
+            .checked_next_multiple_of(16)
+            .ok_or_else(|| overflow(Operand::Slots))?;
         self.plan.limits.check_binding("table", end)?;
         Ok(end)
     }
@@ -833,23 +839,27 @@ impl<'a> Layer<'a> {
 
     /// Checks that a workgroup's memory holds a head, or the sums of as many as it takes.
     fn check_memory(&self, path: Path, constants: &[(&'static str, f64)]) -> Result<()> {
-        let value = |name| {
+        let value = |name: &str| {
             let found = constants.iter().find(|(constant, _)| *constant == name);
             found.map_or(0.0, |(_, value)| *value)
         };
-        let (operand, words) = match path {
-            Path::Octets => ("workgroup", value("SUMS")),
-            Path::Channels => {
-                let words = 2.0 * (value("STAGED") + value("BLOCKS")) + value("SUMS");
-                ("head_dim", words)
-            }
+        let (operand, arrays) = match path {
+            Path::Octets => ("workgroup", &["SUMS"][..]),
+            Path::Channels => (
+                "head_dim",
+                &["SUMS", "STAGED", "STAGED", "BLOCKS", "BLOCKS"][..],
+            ),
         };
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "constants are u32"
         )]
-        let needed = words as u64 * 4;
+        // WebGPU counts each variable as whole 16 bytes.
+        let needed: u64 = arrays
+            .iter()
+            .map(|name| (value(name) as u64 * 4).next_multiple_of(16))
+            .sum();
         let allowed = self.plan.limits.max_compute_workgroup_storage_size;
         if needed > allowed.into() {
             return Err(RopeError::Limit {
@@ -861,6 +871,10 @@ impl<'a> Layer<'a> {
         }
         Ok(())
     }
+}
+
+fn overflow(operand: Operand) -> RopeError {
+    RopeError::overflow(operand.name(), "byte offsets must fit u64")
 }
 
 fn word(wide: u64, operand: Operand) -> Result<u32> {

@@ -220,11 +220,14 @@ impl TensorView {
     }
 
     /// Bytes of the scales, where there are some.
-    pub(crate) fn scale_bytes(&self, batch: u32, tokens: u32) -> Option<u64> {
-        (self.storage == Storage::Int8)
-            .then(|| self.end(batch, tokens))
-            .flatten()
-            .map(|end| end / u64::from(self.layout.head_dim.max(1)) * 4)
+    fn scale_bytes(&self, scales: Operand, batch: u32, tokens: u32) -> Result<Option<u64>> {
+        if self.storage != Storage::Int8 {
+            return Ok(None);
+        }
+        self.end(batch, tokens)
+            .and_then(|end| end.checked_div(self.layout.head_dim.into())?.checked_mul(4))
+            .ok_or_else(|| RopeError::overflow(scales.name(), "byte offsets must fit u64"))
+            .map(Some)
     }
 
     pub(super) fn validate(&self, operand: &'static str, batch: u32, tokens: u32) -> Result<()> {
@@ -595,17 +598,21 @@ impl Stream {
         if let Some(destination) = self.destination {
             let name = names.destination;
             all.push((name, destination.bytes(name.name(), batch, tokens)?));
-            if let Some(bytes) = destination.scale_bytes(batch, tokens) {
-                all.push((names.destination_scales, bytes));
-            }
+            let scales = names.destination_scales;
+            let bytes = destination.scale_bytes(scales, batch, tokens)?;
+            all.extend(bytes.map(|bytes| (scales, bytes)));
         }
-        if let Some(bytes) = self.source.scale_bytes(batch, tokens) {
-            all.push((names.source_scales, bytes));
-        }
+        let scales = names.source_scales;
+        let bytes = self.source.scale_bytes(scales, batch, tokens)?;
+        all.extend(bytes.map(|bytes| (scales, bytes)));
         if let Some((norm, element)) = self.norm.and_then(|norm| Some((norm, norm.weight_type()?)))
         {
-            let bytes = norm.channels(self.source.layout) * element.bytes();
-            all.push((names.weight, bytes.next_multiple_of(4)));
+            let bytes = norm
+                .channels(self.source.layout)
+                .checked_mul(element.bytes())
+                .and_then(|bytes| bytes.checked_next_multiple_of(4))
+                .ok_or_else(|| RopeError::overflow(names.weight.name(), "bytes must fit u64"))?;
+            all.push((names.weight, bytes));
         }
         Ok(all)
     }

@@ -19,7 +19,7 @@ use std::sync::LazyLock;
 use wgpu_rope::{CosSinTable, Element, ElementType, GpuContext, HeadLayout, Pairing, RopeConfig};
 
 /// Every adapter found. None is a failure: a green run must not mean that nothing ran.
-static ADAPTERS: LazyLock<Vec<wgpu::Adapter>> = LazyLock::new(|| {
+pub static ADAPTERS: LazyLock<Vec<wgpu::Adapter>> = LazyLock::new(|| {
     let adapters = pollster::block_on(GpuContext::adapters());
     assert!(
         !adapters.is_empty(),

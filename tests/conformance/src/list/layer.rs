@@ -203,14 +203,9 @@ impl List {
                 Ok(self.output(&mut vector, (Values::U32, 0.0), bytes, bytes))
             });
         let unused = unused.transpose()?.unwrap_or(table);
-        let weights = places
-            .iter()
-            .find(|(operand, _)| is_weight(**operand))
-            .map_or(table, |(_, place)| buffers[place.buffer as usize]);
         for planned in dispatches {
             let buffer = |resource| match resource {
                 Resource::Tensor(operand) => buffers[places[&operand].buffer as usize],
-                Resource::Weights => weights,
                 Resource::Unused => unused,
                 _ => table,
             };
