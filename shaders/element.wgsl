@@ -14,8 +14,13 @@ fn widened(half: vec4<u32>) -> vec4<f32> {
 
 /// 16 bits of each component, in the low half, to f32. Exact.
 fn widened_from(element: u32, half: vec4<u32>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(widened_bits(element, half));
+}
+
+/// The same as bits: no bf16 passes through f32, which might flush it or change which NaN it is.
+fn widened_bits(element: u32, half: vec4<u32>) -> vec4<u32> {
     if (element != F16) {
-        return bitcast<vec4<f32>>(half << vec4(16u));
+        return half << vec4(16u);
     }
     let magnitude = (half & vec4(0x7fffu)) << vec4(13u);
     // Exponent 31 is infinity or NaN; exponent 0 has no hidden bit, which the exact subtraction takes away.
@@ -23,7 +28,7 @@ fn widened_from(element: u32, half: vec4<u32>) -> vec4<f32> {
     let bits = magnitude + select(vec4(0x38000000u), vec4(0x70000000u), top);
     let small = bitcast<vec4<f32>>(bits + vec4(0x00800000u)) - vec4(bitcast<f32>(0x38800000u));
     let value = select(bits, bitcast<vec4<u32>>(small), magnitude < vec4(0x00800000u));
-    return bitcast<vec4<f32>>(value | ((half & vec4(0x8000u)) << vec4(16u)));
+    return value | ((half & vec4(0x8000u)) << vec4(16u));
 }
 
 /// The bits of f32 values rounded to 16 bits, in the low half of each component: to nearest even, overflow to infinity, NaN kept NaN.

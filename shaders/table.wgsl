@@ -222,7 +222,7 @@ fn element_bits(word: u32, index: u32) -> u32 {
     if (ELEMENT == F32) {
         return word;
     }
-    return bitcast<u32>(widened(vec4((word >> (16u * (index & 1u))) & 0xffffu)).x);
+    return widened_bits(ELEMENT, vec4((word >> (16u * (index & 1u))) & 0xffffu)).x;
 }
 
 /// The word that holds an element.

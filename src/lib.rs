@@ -68,8 +68,8 @@
 //!   [`RotateSpec::with_query_to`], and [`TensorView::accumulated`] where it is added to what is there.
 //!
 //! # What is promised
-//! - **Exact tables.** cos and sin are f32 values within 0.5 + 2^-37 ulp at every i32 position, computed in u32 arithmetic:
-//!   [`turns`] says how. No position is out of range.
+//! - **Exact tables.** cos and sin are f32 values within 0.5 + 2^-31 ulp at every i32 position, computed in u32 arithmetic: [`turns`] says how,
+//!   and what frequencies one would have to make up for a larger error. No position is out of range.
 //! - **The same bits everywhere.** Rotations round each product and sum by itself, so results equal [`reference::rotate`] bit for bit in f32, f16 and bf16. Two things WGSL leaves open
 //!   remain so: which NaN a NaN is, and whether f32 denormals are flushed to zero. Rounding is to nearest even, which hardware
 //!   gives and WGSL does not promise; [`GpuContext::self_test`] checks a device.

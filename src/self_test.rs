@@ -31,7 +31,6 @@ pub struct SelfTest {
 
 /// What a self-test found of a layer in one dispatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum LayerTest {
     /// It was compared.
     Compared {

@@ -1,13 +1,15 @@
-//! From a position and a frequency to correctly rounded cos and sin, in integers only.
+//! From a position and a frequency to cos and sin that are rounded once, in integers only.
 //!
 //! The CPU twin of `shaders/turns.wgsl`: the same steps on the same bits. WGSL promises `sin` and `cos` only to an
 //! absolute 2^-11 and only inside [-pi, pi]; integers are exact everywhere, so a table made this way has the same bits
 //! on every backend, driver and CPU.
 //!
 //! A frequency is kept as a fraction of a turn with 128 bits behind the point. Position times frequency modulo one turn
-//! is then exact up to the rounding of the frequency (2^-129 turns, times the position), whatever the position. The
+//! is then exact up to the rounding of the frequency (2^-129 turns, times the position: less than 2^-95 rad), whatever the position. The
 //! top three bits name the octant; inside it, polynomials in the square of the angle give cos and sin with an error below
-//! 7.1 * 2^-64 before the one rounding to f32.
+//! 7.1 * 2^-64 before the one rounding to f32. Values of 2^-34 and more are therefore within 0.5 + 2^-37 ulp, and those of
+//! 2^-41 and more within 0.5 + 2^-31: correctly rounded, but for one in billions. Smaller ones take a frequency that was made for a position to hit
+//! a multiple of a quarter turn; those of models do not, at any i32 position.
 
 use crate::error::{Result, RopeError};
 
@@ -245,7 +247,7 @@ impl Scaled {
     /// field by itself.
     #[expect(
         clippy::cast_sign_loss,
-        reason = "the exponent of a table entry stays above -125: its smallest sine is 2^-95 and the factor 2^-24"
+        reason = "the exponent of a table entry stays above -125: its smallest sine is 2^-100 and the factor 2^-24"
     )]
     fn bits(self, negative: bool) -> u32 {
         if self.mantissa == 0 {
@@ -299,7 +301,8 @@ fn octant_sin(t: u128, u: u64) -> Scaled {
     .normalised()
 }
 
-/// The bits of (cos, sin) of `position * rate`, both times `factor`, each within 0.5 + 2^-37 ulp.
+/// The bits of (cos, sin) of `position * rate`, both times `factor`, each within 0.5 + 2^-31 ulp. (Where cos or sin is below 2^-41, which takes
+/// a frequency made for the position, add 2^-95.)
 #[must_use]
 pub fn cos_sin(position: i32, rate: TurnRate, factor: TableFactor) -> [u32; 2] {
     let turn = rate

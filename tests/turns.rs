@@ -151,3 +151,64 @@ fn random_and_hard_points_are_correctly_rounded() {
     eprintln!("{wrong} of {} values misrounded", 2 * points.len());
     assert_eq!(wrong, 0);
 }
+
+/// Frequencies made so that a position hits a multiple of pi as nearly as f64 can. The angle is off by less than 2^-95 rad whatever it is, which
+/// sines below 2^-34 show: they are within that and a unit of the last place, and all else is correctly rounded.
+#[test]
+fn frequencies_made_to_hit_multiples_of_pi_are_off_by_2_to_the_minus_95() {
+    let mut random = fastrand::Rng::with_seed(31);
+    let mut constants = Consts::new().unwrap();
+    let near = |position: i32, multiple: i32| {
+        f64::from(multiple) * std::f64::consts::PI / f64::from(position)
+    };
+    // The sine of the first is 2^-71.5, and the table has the second nearest f32.
+    let known = [2_147_266_387, 2_147_108_464, 2_147_279_481].map(|position| (position, 1));
+    let made_up = (0..20_000).map(|_| (random.i32(1 << 20..), random.i32(1..1 << 20)));
+    let (mut small, mut wrong) = (0, 0);
+    for (position, multiple) in known.into_iter().chain(made_up) {
+        let inv_freq = near(position, multiple);
+        let rate = TurnRate::new(inv_freq).unwrap();
+        let made = cos_sin(position, rate, TableFactor::new(1.0).unwrap());
+        let expected = truth(position, inv_freq, 1.0, &mut constants);
+        assert_eq!(made[0], expected[0], "{position} {inv_freq:e}");
+        let [sin, exact] = [made[1], expected[1]].map(|bits| f64::from(f32::from_bits(bits)));
+        if exact.abs() >= 2_f64.powi(-34) {
+            assert_eq!(made[1], expected[1], "{position} {inv_freq:e}");
+            continue;
+        }
+        // Both are rounded, each by half a unit.
+        let unit = exact.abs() * 2_f64.powi(-23);
+        let apart = (sin - exact).abs();
+        assert!(apart <= unit + 2_f64.powi(-95), "{position} {inv_freq:e}");
+        small += 1;
+        wrong += u32::from(made[1] != expected[1]);
+    }
+    eprintln!("{wrong} of {small} sines below 2^-34 are not the nearest f32");
+    assert!(small >= 5_000 && wrong >= 1, "{small} {wrong}");
+}
+
+/// The least distance of an angle from a multiple of a quarter turn is at a convergent's position, so these are all.
+#[test]
+fn angles_of_models_stay_off_quarter_turns() {
+    let mut least = f32::INFINITY;
+    let mut count = 0;
+    for theta in [1e4, 1e5, 1.6e5, 5e5, 1e6, 8e6, 1e7] {
+        for dim in [32, 64, 80, 96, 128, 192, 256] {
+            for k in 0..dim / 2 {
+                let inv_freq = libm::pow(theta, -f64::from(2 * k) / f64::from(dim));
+                count += 1;
+                for position in near_quarter_turns(inv_freq) {
+                    let rate = TurnRate::new(inv_freq).unwrap();
+                    let entry = cos_sin(position, rate, TableFactor::new(1.0).unwrap());
+                    for bits in entry {
+                        least = least.min(f32::from_bits(bits).abs());
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(count, 2968);
+    let exponent = least.log2();
+    eprintln!("the nearest of {count} frequencies is 2^{exponent:.1} rad off");
+    assert!((-41.0..-40.0).contains(&exponent), "{exponent}");
+}

@@ -31,7 +31,7 @@ const PAIRS: usize = 64;
 const UNIT: f64 = f32::EPSILON as f64 / 2.0;
 
 /// On bounds to first order in `UNIT`: covers the higher orders (terms of `UNIT` squared, less than 1e-4 of a bound), the table's
-/// 2^-37 ulp beyond a rounding, and the f64 that scores and truth are computed in (angles of up to 32,768 radians, so up to 1e-11).
+/// 2^-31 ulp beyond a rounding, and the f64 that scores and truth are computed in (angles of up to 32,768 radians, so up to 1e-11).
 const SLACK: f64 = 1.001;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;

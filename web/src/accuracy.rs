@@ -6,7 +6,7 @@ use wgpu_rope::{Frequencies, GpuContext, RopeConfig};
 
 use crate::measure;
 
-/// Entries of the crate's table are at most 1, so half a unit of the last place is at most 2^-25. The crate promises 2^-37 of a
+/// Entries of the crate's table are at most 1, so half a unit of the last place is at most 2^-25. The crate promises 2^-31 of a
 /// unit more; the rest of 2^-20 is for the rounding errors of the truth, which is computed in f64.
 const BOUND: f64 = (1.0 + 1.0 / (1 << 20) as f64) / (1 << 25) as f64;
 
