@@ -143,10 +143,7 @@ fn layer(
         "  ratio     {:>9.2}      rotation to floor",
         times[1].as_secs_f64() / best.as_secs_f64()
     );
-    println!(
-        "  CPU twin  {:>9.3} ms   one thread, table and rotation",
-        ms(cpu)
-    );
+    println!("  CPU twin  {:>9.3} ms   table and rotation", ms(cpu));
     println!(
         "  bits      {differing} of {} differ from the CPU twin",
         query.len() + key.len()

@@ -23,7 +23,7 @@
 //   WINDOW, STAGED  channels of the rotary window, and words that may hold them (windows_* only)
 //   QUERY_HEADS, KEY_HEADS  heads that an invocation rotates with one load of cos and sin, 1 to 8 (moves_*: 4)
 //   QUERY_AT_ONCE, KEY_AT_ONCE  heads that it loads before it stores the first of them, 1 to 4, divisors of those (quads_* only)
-//                Where they are more than 1, and for moves_*, heads that an invocation rotates divide those of the tensor.
+//                If one of these is above 1, and always for moves_*, QUERY_HEADS (KEY_HEADS) divides the tensor's heads: no group is partial.
 //
 // Entry points: what an invocation owns of each of its heads, and from how many bindings
 //   quads_one, quads_two      twice 16 bytes: 4 pairs of f32, 8 of 16-bit types

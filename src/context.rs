@@ -26,7 +26,7 @@ pub struct GpuContext {
     info: wgpu::AdapterInfo,
     kernel: RopeKernel,
     queue: wgpu::Queue,
-    /// Only on a device made here: what an application hears of its own device by callbacks of its own.
+    /// Filled only for devices that are made here: an application's own device reports to the application's callbacks.
     reported: Arc<Mutex<Reported>>,
 }
 

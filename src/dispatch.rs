@@ -80,7 +80,8 @@ struct Shared {
 
 impl RopeKernel {
     /// Takes a plan for its tensors to be bound to. Pipelines and uniform buffers are made once for each way that tensors lie relative to
-    /// the storage alignment, when the first are bound so; [`RopeKernel::warm`] compiles the pipelines before.
+    /// the storage alignment (and to each other, where they share a buffer), when the first are bound so; [`RopeKernel::warm`] compiles the
+    /// pipelines before.
     ///
     /// # Errors
     /// [`RopeError::Limit`] where the plan was made for limits that this device does not have; [`RopeError::Device`] where it is lost.
@@ -126,8 +127,9 @@ impl PreparedRope {
         Ok(made)
     }
 
-    /// Binds tensors and a table: a bind group for each dispatch, and nothing else where operands lie as others before did
-    /// relative to the storage alignment.
+    /// Binds tensors and a table: a bind group for each dispatch, and nothing else where operands lie as others before did. Of an operand with a
+    /// buffer of its own that is the offset modulo the storage alignment; of operands that share a buffer also their distance. (In an arena
+    /// where distances vary, each new one is planned anew; the last 256 are kept.)
     ///
     /// Frequencies, direction and attention factor are the table's alone; of the plan's configuration only pairing and
     /// window count here.
@@ -135,9 +137,11 @@ impl PreparedRope {
     /// # Errors
     /// Nothing is bound and
     /// - [`RopeError::Buffer`] says that a buffer has not the usage `STORAGE`, that a slice is too small or starts at a byte that is not
-    ///   a multiple of 4;
-    /// - [`RopeError::Layout`] that a key is missing or not planned, or that query and key share an element;
-    /// - [`RopeError::Table`] that the table has another width, too few rows, or another device;
+    ///   a multiple of 4, that it is in the buffer of the table, or weights in that of a tensor;
+    /// - [`RopeError::Layout`] that an operand is missing or not planned, or that what is written shares an element with something else;
+    /// - [`RopeError::Table`] that the table has another width, too few rows, too few slots, no scale of the query, or another device;
+    /// - [`RopeError::Limit`], [`RopeError::Count`] and [`RopeError::Overflow`] that tensors which lie so do not fit the device, as
+    ///   [`RopePlan::dispatches`] does;
     /// - [`RopeError::Device`] what wgpu reports, such as a buffer of another device. A lost device is seen where the tensors lie as none
     ///   before did; looking for it takes as long as the rest.
     pub fn bind(&self, operands: &Operands<'_>, table: &CosSinTable) -> Result<RopeDispatch> {
@@ -326,13 +330,13 @@ impl RopeDispatch {
         }
     }
 
-    /// Records the rotation, in place, of the first `tokens` tokens of each batch entry. Sets pipeline and bind group 0 of
-    /// the pass; nothing is submitted, polled, written or allocated beyond what wgpu's own three calls do.
+    /// Records the plan's work for the first `tokens` tokens of each batch entry: tensors without a destination are written in place. Sets
+    /// pipeline and bind group 0 of the pass; nothing is submitted, polled, written or allocated beyond what wgpu's own three calls do.
     ///
     /// # Errors
     /// Nothing is recorded and
     /// - [`RopeError::Count`] says that more tokens are asked for than planned;
-    /// - [`RopeError::Table`] that the table's last recorded fill does not make all rows these tokens read. A fill counts when it
+    /// - [`RopeError::Table`] that the table's last recorded fills do not make all rows and slots these tokens read. A fill counts when it
     ///   is recorded; that it also runs, and first, is up to who submits.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) -> Result<()> {
         self.plan().check_tokens(tokens)?;
@@ -351,7 +355,7 @@ impl RopeDispatch {
     /// - [`RopeError::Buffer`] says that the buffer has not the usage `INDIRECT`, that `offset` is not a multiple of 4, that the arguments
     ///   do not fit, or that they are in the buffer of a tensor;
     /// - [`RopeError::Count`] that the rotation takes several dispatches;
-    /// - [`RopeError::Table`] that the table's last recorded fill does not make all planned rows (how many are read is in the buffer).
+    /// - [`RopeError::Table`] that the table's last recorded fills do not make all planned rows and slots (how many are read is in the buffer).
     pub fn record_indirect(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
@@ -397,7 +401,8 @@ impl RopeDispatch {
 
     fn check_filled(&self, tokens: u32) -> Result<()> {
         let (spec, table) = (self.plan().spec(), &self.shared.table);
-        // Lists stand behind each other, each of a batch; if one begins elsewhere, all of them have to be there.
+        // Lists follow one another and count as further batch entries. If one starts elsewhere than at a multiple of the planned tokens, all slots
+        // up to its end have to be filled.
         let (slots, stride) = (self.shared.prepared.shared.slots, spec.tokens().max(1));
         let has_slots = if slots == 0 {
             true

@@ -23,7 +23,7 @@ pub enum RopeError {
     },
     /// A shape, stride, window or element offset of a tensor.
     Layout {
-        /// The tensor: `query` or `key`, or a name of the shape such as `batch`.
+        /// The tensor ([`Operand::name`](crate::Operand::name)), or a name of the shape such as `batch`.
         operand: &'static str,
         /// What has to hold.
         rule: Cow<'static, str>,
@@ -46,9 +46,9 @@ pub enum RopeError {
         /// What the table is.
         got: String,
     },
-    /// A count of a recording call.
+    /// A count of a recording call, or of dispatches that a plan would take.
     Count {
-        /// What is counted: `tokens` or `rows`.
+        /// What is counted, such as `tokens` or `rows`.
         operand: &'static str,
         /// What has to hold.
         rule: Cow<'static, str>,
@@ -63,7 +63,7 @@ pub enum RopeError {
         operand: &'static str,
         /// The least value that serves.
         needed: u64,
-        /// The device's value.
+        /// The device's value, or that which a plan was made for.
         allowed: u64,
     },
     /// A size that does not fit the integer type it is needed in.

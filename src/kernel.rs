@@ -126,9 +126,10 @@ impl RopeKernel {
         wgpu::Features::empty()
     }
 
-    /// The limits to request of an adapter: wgpu's downlevel defaults serve every rotation, since larger tensors are
+    /// The limits to request of an adapter: wgpu's downlevel defaults serve every rotation in place, since larger tensors are
     /// rotated in windows; only the storage binding and the buffer size are raised, to hold a table of `rows` rows, and
-    /// the caller's own cos and sin where it is made from these.
+    /// the caller's own cos and sin where it is made from these. A layer takes `max_storage_buffers_per_shader_stage` of 8 besides, and a binding
+    /// that holds its cache.
     ///
     /// ```no_run
     /// # use wgpu_rope::{Frequencies, RopeConfig, RopeKernel, TableSpec, wgpu};

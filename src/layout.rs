@@ -142,8 +142,8 @@ impl Element for half::bf16 {
 
 /// The layout of one tensor of heads: `element(b, t, h, c) = offset + b * batch_stride + t * token_stride + h * head_stride + c`.
 ///
-/// Strides and offset are in **elements**. A head's channels are always contiguous. 16-bit tensors need an even offset and
-/// even strides, so that every head starts on a whole u32 word.
+/// Strides and offset are in **elements**. A head's channels are always contiguous. A 16-bit tensor that a plain rotation turns in place
+/// needs an even offset and even strides, so that every head starts on a whole u32 word; sources and destinations of a layer need not.
 ///
 /// ```
 /// use wgpu_rope::HeadLayout;
@@ -405,8 +405,8 @@ pub(crate) fn strided_meet(
     solvable(&terms, -apart, false)
 }
 
-/// Whether `constant + sum of terms` can be 0 (with `nontrivial`, other than by all x of strides above the channels being
-/// 0; the channel term comes last then).
+/// Whether `constant + sum of terms` can be 0. With `nontrivial`, a solution in which only the channel term is not 0 does not count; that
+/// term has to come last then.
 ///
 /// Largest strides first, the reach of the smaller ones bounds each x; in sane layouts two or three candidates are left
 /// at each step. Layouts so irregular that the search does not end within its budget count as meeting.

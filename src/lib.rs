@@ -3,10 +3,12 @@
 //!
 //! Transformers encode a token's position by rotating pairs of channels of Q and K by an angle proportional to it
 //! (Su et al., [RoFormer](https://arxiv.org/abs/2104.09864), 2021). This crate is middleware: the application owns device,
-//! queue, encoder and tensors; the crate plans, checks, makes pipelines and records two kinds of dispatches.
+//! queue, encoder and tensors; the crate plans, checks, makes pipelines and records dispatches of two kinds.
 //!
-//! - A **table** fill turns positions into rows of (cos, sin). It alone knows angles. It is recorded once a step, or once for all.
-//! - A **rotation** turns rows and tensors into rotated tensors, in place. It alone knows memory. It is recorded once a layer.
+//! - **Fills** of a table: positions become rows of (cos, sin), and tokens get slots of a cache. They alone know angles. They are recorded
+//!   once a step, or once for all.
+//! - **Rotations**: rows and tensors become rotated tensors, in place or wherever a layer's attention wants them. They alone know memory. One
+//!   is recorded once a layer.
 //!
 //! # From a model to a recorded rotation
 //!
@@ -70,11 +72,12 @@
 //! # What is promised
 //! - **Exact tables.** cos and sin are f32 values within 0.5 + 2^-31 ulp at every i32 position, computed in u32 arithmetic: [`turns`] says how,
 //!   and what frequencies one would have to make up for a larger error. No position is out of range.
-//! - **The same bits everywhere.** Rotations round each product and sum by itself, so results equal [`reference::rotate`] bit for bit in f32, f16 and bf16. Two things WGSL leaves open
-//!   remain so: which NaN a NaN is, and whether f32 denormals are flushed to zero. Rounding is to nearest even, which hardware
+//! - **The same bits everywhere.** Rotations round each product and sum by itself, so results equal [`reference::rotate`] bit for bit in f32, f16 and bf16. Three things WGSL leaves open
+//!   remain so: whether f32 denormals are flushed to zero, what a zero's sign is, and what becomes of infinities and NaNs (on every driver tested they
+//!   are what IEEE 754 says, but for which NaN a NaN is). Rounding is to nearest even, which hardware
 //!   gives and WGSL does not promise; [`GpuContext::self_test`] checks a device.
 //! - **Baseline WebGPU.** No features, default limits, 3 storage buffers for the rotation, at most 4 for the table and 8 for a layer in one
-//!   dispatch. Larger tensors are rotated in windows.
+//!   dispatch. Tensors larger than a binding are rotated in windows; a cache, and one token of a layer, have to fit one.
 //! - **Nothing behind the application's back.** Recording submits nothing, polls nothing, writes nothing through the queue.
 //! - **Errors, not panics.** Every fault that the crate can see (shapes, sizes, usages, alignment, overlap, the table's width and
 //!   rows, limits) is a [`RopeError`] naming operand, rule and value, and nothing is recorded then. Natively that includes what wgpu

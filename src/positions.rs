@@ -1,4 +1,4 @@
-//! Positions on the host: what the rows of a table stand for, and how batches and images come by their ids.
+//! Positions on the host: what the rows of a table stand for, and how batches and images get their ids.
 
 use crate::error::{Result, RopeError};
 

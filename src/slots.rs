@@ -169,8 +169,8 @@ impl SlotRule {
         i32::try_from(u64::from(page) * u64::from(self.page_size) + u64::from(place)).ok()
     }
 
-    /// The first position that has no place, the places that stay, and how many others there are. Without a ring no position gets
-    /// to the end of the others.
+    /// The first position that has no place, the places that stay, and how many others there are. Without a ring the modulus never
+    /// acts: positions end where places do.
     pub(crate) fn places(&self) -> [u32; 3] {
         match self.ring {
             None => [self.capacity, 0, self.capacity],

@@ -18,7 +18,7 @@ use crate::scope::scoped;
 /// [`wgpu::BufferUsages::STORAGE`]; they are read when a recorded fill runs, so one small write to them a step is all that
 /// changes. Positions may be negative, repeated, descending; arithmetic on them wraps.
 ///
-/// Where frequencies have several axes, one position is taken for all of them, but for the last two.
+/// With several axes, all but `IdsPerAxis` and `Coordinates` give every axis the same position.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Positions<'a> {
@@ -167,8 +167,10 @@ impl CosSinTable {
     /// Makes the fill for a source of positions. It can be recorded any number of times.
     ///
     /// # Errors
-    /// [`RopeError::Buffer`] where the buffer has not the usage `STORAGE`, starts at a byte that is not a multiple of 4,
-    /// holds no i32 or belongs to another device; [`RopeError::Device`] where wgpu refuses an object, or the device is lost.
+    /// [`RopeError::Buffer`] where the buffer has not the usage `STORAGE`, starts at a byte that is not a multiple of 4 or
+    /// holds no i32; [`RopeError::Table`] for a table of a cache; [`RopeError::Layout`] for coordinates without f32 angles or axes that do not
+    /// fit; [`RopeError::Limit`] and [`RopeError::Count`] where it fits no binding or takes thousands of dispatches; [`RopeError::Device`]
+    /// where wgpu refuses an object (a buffer of another device, say), or the device is lost.
     pub fn bind_positions(&self, positions: Positions<'_>) -> Result<TableFill> {
         if matches!(self.plan().spec().content, Content::Cache(_)) {
             return Err(RopeError::table(

@@ -48,7 +48,7 @@ pub(crate) const LEAST_RATE: f64 = 5.421_010_862_427_522e-20;
 /// A frequency as a fraction of a turn per position: magnitude modulo one turn, and sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TurnRate {
-    /// `round(|inv_freq`| / 2 pi * 2^128) modulo 2^128.
+    /// `round(abs(inv_freq) / 2 pi * 2^128)` modulo 2^128.
     pub magnitude: u128,
     /// Whether the frequency is negative.
     pub negative: bool,

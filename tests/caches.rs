@@ -121,7 +121,7 @@ fn rows_of_every_kind<T: Element>() {
                 let (row, pair) = (inside[at / pairs as usize] as u32, at as u32 % pairs);
                 let value = |side: &[T]| side[(row * columns + pair) as usize].widen();
                 for (made, truth) in made.iter().zip(truth([value(cos), value(sin)], direction)) {
-                    // (1 + u)^3 in the sum of squares, which the quotient and its own rounding see twice at most.
+                    // The sum of squares is off by at most 2 u (a product, a sum), and the quotient's own rounding adds one.
                     let bound = match direction {
                         Direction::Inverse => 3.01 * 2_f64.powi(-24) * truth.abs(),
                         _ => 0.0,

@@ -325,7 +325,8 @@ fn markdown(rows: &[Row]) -> String {
             ));
         }
     }
-    notes.dedup();
+    let mut told = std::collections::BTreeSet::new();
+    notes.retain(|note| told.insert(note.clone()));
     for note in notes {
         text += &format!("\n{note}\n");
     }

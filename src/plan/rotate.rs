@@ -165,8 +165,9 @@ impl RopePlan {
     /// Plans a rotation for a device.
     ///
     /// # Errors
-    /// Those of [`RotateSpec::validate`]; [`RopeError::Limit`] where not even one head fits a binding, the rows of the
-    /// table do not, or the asked-for workgroup is too large; [`RopeError::Count`] where it would take thousands of dispatches.
+    /// Those of [`RotateSpec::validate`]; [`RopeError::Limit`] where not even one head (of a layer one token, or a cache) fits a binding, the
+    /// rows of the table do not, the asked-for workgroup is too large, or a layer finds fewer than 8 storage bindings; [`RopeError::Layout`]
+    /// where tensors overlap, or are so irregular that it cannot be told; [`RopeError::Count`] where it would take thousands of dispatches.
     pub fn new(spec: &RotateSpec, limits: &Limits) -> Result<Self> {
         limits.validate()?;
         spec.validate()?;
@@ -435,7 +436,7 @@ impl RopePlan {
             }
             Path::Words | Path::Windows => 1,
         };
-        // Several at once are never fewer.
+        // Heads that are loaded together divide the number of heads: a group is never cut short.
         let allowed = |h: u32, target: u32| match at_once {
             1 => target.min(most).min(h),
             _ => divisor(h, target.min(most)),

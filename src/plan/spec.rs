@@ -153,8 +153,8 @@ impl RotateSpec {
         self.with_value_from(TensorView::new(value, element))
     }
 
-    /// The query from any view in place of that of [`RotateSpec::new`]: keys that lie in a cache, say, where they are rotated on by a shift of their
-    /// context.
+    /// The query from any view in place of that of [`RotateSpec::new`]. "Query" is the first tensor, whatever it holds: for example the keys of a
+    /// cache, which a context shift rotates where they lie.
     #[must_use]
     pub fn with_query_from(self, source: TensorView) -> Self {
         Self {
@@ -180,19 +180,20 @@ impl RotateSpec {
         self
     }
 
-    /// Where the query goes; it stays in place without. A destination may be the source's own tensor, but share no element with it otherwise.
+    /// Where the query is written; without it, in place. A destination is either exactly the source (same place, layout and type) or shares no
+    /// element with it.
     #[must_use]
     pub fn with_query_to(self, destination: TensorView) -> Self {
         self.with_destination(0, destination)
     }
 
-    /// Where the key goes; it stays in place without.
+    /// Where the key is written; without it, in place.
     #[must_use]
     pub fn with_key_to(self, destination: TensorView) -> Self {
         self.with_destination(1, destination)
     }
 
-    /// Where the value goes.
+    /// Where the value is written; without it, in place (which takes a norm to do anything).
     #[must_use]
     pub fn with_value_to(self, destination: TensorView) -> Self {
         self.with_destination(2, destination)
@@ -249,8 +250,7 @@ impl RotateSpec {
 
     /// Leaves alone, bit for bit, the pairs that have no frequency and no factor in these frequencies. A configuration tells by itself
     /// ([`Scaling::Proportional`](crate::Scaling::Proportional)); frequencies that are given ([`Frequencies::from_pairs`]) have to say so. Where
-    /// such pairs stand before others, a position that does not turn (0, and what a table leaves alone) leaves its pairs alone
-    /// too.
+    /// such a pair stands before one that rotates, every entry (1, 0) leaves its pair alone, also those of position 0.
     #[must_use]
     pub fn with_frequencies(self, frequencies: &Frequencies) -> Self {
         let idle = (0..frequencies.len()).map(|k| frequencies.is_idle(k));

@@ -135,7 +135,10 @@ impl TensorView {
 
     /// A cache whose tokens stand in **slots**: slot s is place `s % page_size` of page `s / page_size`. In the layout a page is a batch entry
     /// and a place a token. Which slot a token has is in the table ([`TableSpec::with_slots`](crate::TableSpec::with_slots)), batch
-    /// entry b's token t at `b * planned tokens + t`. A token whose slot is not in the cache (-1, by custom) is skipped.
+    /// entry b's token t at `b * planned tokens + t`. A token whose slot is not in the cache (-1, by custom) is skipped. No two tokens of a
+    /// recording may have the same slot: what is left there is a mixture of both, and sums lose terms.
+    ///
+    /// A dispatch binds the whole cache, which therefore has to fit the device's `max_storage_buffer_binding_size` (128 MiB by default).
     #[must_use]
     pub fn cache(
         layout: HeadLayout,
@@ -329,8 +332,8 @@ impl TensorView {
     }
 }
 
-/// The norm of a stream before its rotation: every channel of a head is divided by the root of the mean of the squares of all, epsilon added
-/// to the mean, and multiplied by its weight.
+/// The norm of a stream before its rotation, `x / sqrt(mean(x^2) + epsilon) * weight`: every channel of a head is divided by the root of the
+/// mean of the squares of all, epsilon added to the mean, and multiplied by its weight.
 ///
 /// All is f32 arithmetic in a fixed order, the reciprocal root correctly rounded ([`reference`](crate::reference) is the same), so the bits are
 /// the same on every backend. What a model computes in 16 bits between norm and rotation is not rounded here.
@@ -362,7 +365,7 @@ pub enum NormWeight {
 }
 
 impl Norm {
-    /// An RMS norm of each head by itself.
+    /// An RMS norm of each head by itself. Epsilon has to be from 2^-100 to 2^100 (not 0), or the specification is refused.
     #[must_use]
     pub fn rms(epsilon: f32, weight: NormWeight) -> Self {
         Self {
@@ -428,7 +431,7 @@ impl Norm {
     }
 }
 
-/// A factor of the rotated query.
+/// A factor of the rotated query: of all channels of its heads, also those outside of the rotary window, with a rounding of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum QueryFactor {

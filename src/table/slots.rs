@@ -14,7 +14,8 @@ use crate::slots::SlotRule;
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Slots<'a> {
-    /// The caller's own slots (`slot_mapping`): `[batch, tokens]`, or those of a ragged batch as one entry. -1 is no slot.
+    /// The caller's own slots (`slot_mapping`): `[batch, tokens]`, or those of a ragged batch as one entry. -1 is no slot. No two
+    /// tokens may have the same slot: what a layer leaves there is a mixture of both.
     Listed {
         /// One i32 for each token.
         slot_mapping: wgpu::BufferSlice<'a>,
@@ -78,9 +79,10 @@ impl CosSinTable {
     /// # Errors
     /// [`RopeError::Table`] for a table that was specified with fewer slots than there are tokens
     /// ([`TableSpec::with_slots`](crate::TableSpec::with_slots)); [`RopeError::Buffer`] where a buffer has not the usage `STORAGE`,
-    /// starts at a byte that is not a multiple of 4, is too small or belongs to another device, or where a block table is given
-    /// without pages or pages without it; [`RopeError::Layout`] for no tokens; [`RopeError::Device`] where wgpu refuses an
-    /// object, or the device is lost.
+    /// starts at a byte that is not a multiple of 4 or is too small, or where a block table is given
+    /// without pages or pages without it; [`RopeError::Layout`] for no tokens; [`RopeError::Limit`] and [`RopeError::Count`] where it fits
+    /// no binding or takes thousands of dispatches; [`RopeError::Device`] where wgpu refuses an object (a buffer of another device,
+    /// say), or the device is lost.
     pub fn bind_slots(&self, slots: Slots<'_>) -> Result<SlotFill> {
         let (source, given) = Given::new(slots)?;
         for (operand, slice) in given.each() {

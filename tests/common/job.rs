@@ -267,12 +267,12 @@ impl Job {
     /// Checks what has become of buffers. Returns the worst error in units of its bound.
     ///
     /// The bound, in u = 2^-24: a rounding is one u, relative. A quantised channel is one product. A norm over n channels adds squares (one
-    /// product each) in a tree: 3 sums within an octet, one in a pair, as many as a chain has links (a quarter of the pairs), 2 for the
-    /// chains, one for each head where it is over all. All are positive, so the relative error of the sum is at most that of its
+    /// product each) in a tree: 3 sums within an octet, one in a pair, one of the halves of a head, as many as a chain has links (a quarter of
+    /// half the pairs), 2 for the chains, one for each head where it is over all. All are positive, so the relative error of the sum is at most that of its
     /// deepest term. The mean has a rounded factor and a product, epsilon a sum; the root halves all of that and is rounded itself. The channel's
     /// product with it and with the weight are one u each, 1 + weight another. Then the rotation as in `common::bound`: cos and sin, a product,
-    /// a sum, of the sum of the magnitudes. Then one u for a factor, and one for a sum with what was there. A hundred of u together are
-    /// less than 1.001 times their sum.
+    /// a sum, of the sum of the magnitudes. Then one u for a factor, and one for a sum with what was there. For n up to 100,
+    /// (1 + u)^n - 1 < 1.001 n u.
     pub fn check(&self, before: &[Vec<u32>], after: &[Vec<u32>]) -> f64 {
         let case = self.case();
         let places = case.places();
@@ -337,8 +337,8 @@ impl Job {
                         let root = (sum / f64::from(over * dim) + f64::from(epsilon))
                             .sqrt()
                             .recip();
-                        let links = f64::from(dim.div_ceil(64));
-                        let depth = 6.0 + links + if self.whole { f64::from(heads) } else { 0.0 };
+                        let links = f64::from(dim.div_ceil(128));
+                        let depth = 7.0 + links + if self.whole { f64::from(heads) } else { 0.0 };
                         error += (depth + 1.0 + 2.0 * source + 3.0) / 2.0 + 2.0;
                         let first = if self.whole { h * dim } else { 0 };
                         let weight_of = |c: u32, element: ElementType| {

@@ -64,7 +64,7 @@ const FAULTS: [(&str, &str); 2] = [
     ("0xc0000000u", "0xc0000100u"),
 ];
 
-/// Tables and norms whose WGSL has wrong digits: a path that finds all bits of either equal does not compare them.
+/// Tables and norms whose WGSL has wrong digits: a path that reports all bits of either as equal is not really comparing.
 ///
 /// # Errors
 /// Where a plan or the twin refuses one, or a digit is not in the WGSL.
