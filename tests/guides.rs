@@ -65,4 +65,13 @@ fn versions_are_those_of_the_manifest() {
         read("README.md").lines().any(|line| line == short),
         "{short}"
     );
+    // What reports say of themselves.
+    let wgpu = value("wgpu = { version");
+    let constant = format!("const WGPU: &str = \"{wgpu}\";");
+    assert!(
+        read("examples/bench/report.rs").contains(&constant),
+        "{constant}"
+    );
+    let of_web = format!("\"wgpu\": \"{wgpu}\"");
+    assert!(read("web/src/lib.rs").contains(&of_web), "{of_web}");
 }
