@@ -318,33 +318,6 @@ impl HeadLayout {
         }
         Ok(())
     }
-
-    /// Whether two views of one buffer share an element, their origins `apart` elements from each other
-    /// (`other`'s minus `self`'s, offsets not counted). Interleaved ranges, as in packed QKV, do not.
-    pub(crate) fn meets(&self, other: &Self, batch: u32, tokens: u32, apart: i128) -> bool {
-        let mut terms = vec![
-            Term::forward(self.head_stride, self.heads),
-            Term::backward(other.head_stride, other.heads),
-        ];
-        for (mine, theirs, count) in [
-            (self.batch_stride, other.batch_stride, batch),
-            (self.token_stride, other.token_stride, tokens),
-        ] {
-            if mine == theirs {
-                terms.push(Term::difference(mine, count));
-            } else {
-                terms.push(Term::forward(mine, count));
-                terms.push(Term::backward(theirs, count));
-            }
-        }
-        terms.push(Term {
-            stride: 1,
-            low: 1 - i128::from(other.head_dim),
-            high: i128::from(self.head_dim) - 1,
-        });
-        let apart = apart + i128::from(other.offset) - i128::from(self.offset);
-        solvable(&terms, -apart, false)
-    }
 }
 
 /// `stride * x` for a whole number x in `low..=high`.
@@ -483,6 +456,13 @@ mod tests {
         false
     }
 
+    /// Of two views of f32, their origins counted in elements.
+    fn meets(a: HeadLayout, b: HeadLayout, origins: [u64; 2], batch: u32, tokens: u32) -> bool {
+        let view = |layout| crate::plan::TensorView::new(layout, ElementType::F32);
+        let origins = origins.map(|origin| 4 * origin);
+        view(a).meets(&view(b), origins, batch, tokens).unwrap()
+    }
+
     #[test]
     fn the_search_agrees_with_marking_every_element() {
         let mut random = fastrand::Rng::with_seed(7);
@@ -511,7 +491,7 @@ mod tests {
             let apart = random.u64(0..60);
             let shared = brute(&[a, b], batch, tokens, apart);
             assert_eq!(
-                a.meets(&b, batch, tokens, apart.into()),
+                meets(a, b, [0, apart], batch, tokens),
                 shared,
                 "{a:?} {b:?} {batch} {tokens} {apart}"
             );
@@ -580,20 +560,13 @@ mod tests {
         let q = HeadLayout::packed(131_072, 48, 0, 32, 128);
         let k = HeadLayout::packed(131_072, 48, 32, 8, 128);
         assert!(q.check_disjoint("query", 64, 131_072, 1).is_ok());
-        assert!(!q.meets(&k, 64, 131_072, 0));
-        assert!(q.meets(&k.with_offset(31 * 128), 64, 131_072, 0));
+        assert!(!meets(q, k, [0, 0], 64, 131_072));
+        assert!(meets(q, k.with_offset(31 * 128), [0, 0], 64, 131_072));
         let heads_first = HeadLayout::bhsd(4096, 32, 128);
-        assert!(!heads_first.meets(
-            &HeadLayout::bhsd(4096, 8, 128),
-            4,
-            4096,
-            4 * 32 * 4096 * 128
-        ));
-        assert!(heads_first.meets(
-            &HeadLayout::bshd(4096, 8, 128),
-            4,
-            4096,
-            4 * 32 * 4096 * 128 - 1
-        ));
+        let end = 4 * 32 * 4096 * 128;
+        let keys = HeadLayout::bhsd(4096, 8, 128);
+        assert!(!meets(heads_first, keys, [0, end], 4, 4096));
+        let keys = HeadLayout::bshd(4096, 8, 128);
+        assert!(meets(heads_first, keys, [0, end - 1], 4, 4096));
     }
 }

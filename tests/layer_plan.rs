@@ -273,10 +273,7 @@ fn norms_factors_and_caches_are_refused_by_name() {
     );
     let slots = with_key().with_key_to(pages(F16));
     for (operand, message) in [
-        (
-            Operand::Slots,
-            "slots: byte offsets must fit u64, got an overflow",
-        ),
+        (Operand::Slots, "slots: must fit u32, got an overflow"),
         (
             Operand::KeyTo,
             "key destination: byte offsets must fit u64, got an overflow",

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::rotate::{Place, Places, RopePlan, count, divisor};
+use super::rotate::{BUSY, Place, Places, RopePlan, VECTOR, count, divisor};
 use super::stream::{
     Norm, Operand, QueryFactor, STREAMS, Storage, Stream, StreamOperands, TensorView,
 };
@@ -17,12 +17,6 @@ const FIRST_TENSOR: u32 = 3;
 /// Channels of a pair of octets, and of an octet.
 const PAIR: u32 = 16;
 const OCTET: u32 = 8;
-
-/// Invocations that a CPU driver runs as one, with 256-bit vectors.
-const VECTOR: u32 = 8;
-
-/// Invocations that a GPU should have to be busy.
-const BUSY: u64 = 32_768;
 
 /// How invocations take hold of heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +150,9 @@ impl<'a> Layer<'a> {
                     .get(operand)?
                     .offset
                     .checked_add(bytes)
-                    .ok_or_else(|| overflow(operand))?;
+                    .ok_or_else(|| {
+                        RopeError::overflow(operand.name(), "byte offsets must fit u64")
+                    })?;
             }
             streams.push(Placed {
                 index,
@@ -656,7 +652,7 @@ impl<'a> Layer<'a> {
         Ok(bytes)
     }
 
-    /// The bytes of the table that are read: rows, slots and scales.
+    /// The bytes of the table that are read: rows, slots and scales, whose places in words fit u32 (they are in the uniform buffer).
     fn table_bytes(&self) -> Result<u64> {
         let spec = &self.plan.spec;
         // A table need not have rows of this width where none is read.
@@ -668,25 +664,13 @@ impl<'a> Layer<'a> {
         let mut end = rows.max(16);
         if spec.slots_needed() > 0 {
             let start = self.places.get(Operand::Slots).unwrap_or_default().offset;
-            let bytes = u64::from(spec.slots_needed()) * 4;
-            end = end.max(
-                start
-                    .checked_add(bytes)
-                    .ok_or_else(|| overflow(Operand::Slots))?,
-            );
+            end = end.max(start + u64::from(spec.slots_needed()) * 4);
         }
         if spec.factor == QueryFactor::PerRow {
             let start = self.places.get(Operand::Scales).unwrap_or_default().offset;
-            let bytes = spec.rows_needed(spec.tokens) * 8;
-            end = end.max(
-                start
-                    .checked_add(bytes)
-                    .ok_or_else(|| overflow(Operand::Scales))?,
-            );
+            end = end.max(start + spec.rows_needed(spec.tokens) * 8);
         }
-        let end = end
-            .checked_next_multiple_of(16)
-            .ok_or_else(|| overflow(Operand::Slots))?;
+        let end = end.next_multiple_of(16);
         self.plan.limits.check_binding("table", end)?;
         Ok(end)
     }
@@ -871,10 +855,6 @@ impl<'a> Layer<'a> {
         }
         Ok(())
     }
-}
-
-fn overflow(operand: Operand) -> RopeError {
-    RopeError::overflow(operand.name(), "byte offsets must fit u64")
 }
 
 fn word(wide: u64, operand: Operand) -> Result<u32> {

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use super::spec::{MAX_HEADS_AT_ONCE, MAX_HEADS_PER_INVOCATION, RotateSpec, Side};
-use super::stream::Operand;
+use super::stream::{Operand, TensorView};
 use super::{Limits, PlannedBinding, PlannedDispatch, Resource, TablePlan, check_dispatches};
 use crate::config::Pairing;
 use crate::error::{Result, RopeError};
-use crate::layout::{ElementType, HeadLayout};
+use crate::layout::ElementType;
 
 /// Where query and key of a rotation in place are: byte offsets of their origins in their buffers (a layout's own offset comes on top). It is
 /// a short way to write [`Places`].
@@ -132,7 +132,10 @@ impl Path {
 }
 
 /// Invocations that a CPU driver runs as one, with 256-bit vectors.
-const VECTOR: u32 = 8;
+pub(super) const VECTOR: u32 = 8;
+
+/// Invocations that a GPU should have to be busy.
+pub(super) const BUSY: u64 = 32_768;
 
 /// A part of one tensor: whole (token, head) slices.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -463,7 +466,7 @@ impl RopePlan {
                 // A GPU needs its tens of thousands of invocations more than it needs shared loads.
                 None => [4, 2]
                     .into_iter()
-                    .find(|&target| invocations(target) >= 32_768)
+                    .find(|&target| invocations(target) >= BUSY)
                     .map_or(1, |target| allowed(h, target)),
             };
             // No heads, no groups, whatever the constants.
@@ -686,32 +689,11 @@ impl Placed {
     }
 
     fn meets(&self, other: &Self, spec: &RotateSpec) -> Result<bool> {
-        // Counted in 16-bit halves, so that element types of both sizes compare.
-        let halves = |placed: &Self| {
-            let scale = placed.side.element.bytes() / 2;
-            let layout = placed.side.layout;
-            // A stride that is never taken need not fit.
-            let stride = |stride: u64, count: u32| {
-                if count > 1 {
-                    stride.checked_mul(scale)
-                } else {
-                    Some(0)
-                }
-            };
-            Some(HeadLayout {
-                heads: layout.heads,
-                head_dim: layout.head_dim.checked_mul(u32::try_from(scale).ok()?)?,
-                batch_stride: stride(layout.batch_stride, spec.batch)?,
-                token_stride: stride(layout.token_stride, spec.tokens)?,
-                head_stride: stride(layout.head_stride, layout.heads)?,
-                offset: layout.offset.checked_mul(scale)?,
-            })
-        };
-        let (Some(a), Some(b)) = (halves(self), halves(other)) else {
-            return Err(RopeError::overflow("layout", "byte offsets must fit u64"));
-        };
-        let apart = (i128::from(other.origin) - i128::from(self.origin)) / 2;
-        Ok(a.meets(&b, spec.batch, spec.tokens, apart))
+        let view = |placed: &Self| TensorView::new(placed.side.layout, placed.side.element);
+        let origins = [self.origin, other.origin];
+        view(self)
+            .meets(&view(other), origins, spec.batch, spec.tokens)
+            .ok_or_else(|| RopeError::overflow("layout", "byte offsets must fit u64"))
     }
 
     /// How invocations can take hold of this tensor. Bindings start at multiples of 16 bytes, so it shows in the offsets

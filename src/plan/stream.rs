@@ -99,21 +99,21 @@ impl Storage {
 pub struct TensorView {
     pub(crate) layout: HeadLayout,
     pub(crate) storage: Storage,
-    pub(crate) pages: Option<Pages>,
+    pub(crate) pages: Option<SlotView>,
     pub(crate) channel_stride: u32,
     pub(crate) accumulates: bool,
 }
 
 /// Tokens in slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Pages {
+pub(crate) struct SlotView {
     pub(crate) pages: u32,
     pub(crate) page_size: u32,
     /// Where the list of slots begins in those of the table.
     pub(crate) first_slot: u32,
 }
 
-impl Pages {
+impl SlotView {
     /// Slots of the cache, which has been validated.
     pub(crate) fn slots(self) -> u32 {
         self.pages.saturating_mul(self.page_size)
@@ -147,7 +147,7 @@ impl TensorView {
         storage: impl Into<Storage>,
     ) -> Self {
         Self {
-            pages: Some(Pages {
+            pages: Some(SlotView {
                 pages,
                 page_size,
                 first_slot: 0,
@@ -160,7 +160,7 @@ impl TensorView {
     /// another that is read: the lists are on the device, where nobody compares them.
     #[must_use]
     pub fn with_first_slot(self, first_slot: u32) -> Self {
-        let pages = self.pages.map(|pages| Pages {
+        let pages = self.pages.map(|pages| SlotView {
             first_slot,
             ..pages
         });
@@ -290,7 +290,7 @@ impl TensorView {
     }
 
     /// Whether two views of one buffer share a byte, given the bytes before their origins; itself excluded by the caller.
-    pub(super) fn meets(
+    pub(crate) fn meets(
         &self,
         other: &Self,
         origins: [u64; 2],
