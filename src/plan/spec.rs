@@ -362,13 +362,22 @@ impl RotateSpec {
         self.destinations[2].as_ref()
     }
 
-    /// The element type of the weights of norms: of the first that has some.
+    /// The query's norm, if it has one.
     #[must_use]
-    pub fn weight_type(&self) -> Option<ElementType> {
-        self.norms
-            .iter()
-            .flatten()
-            .find_map(|norm| norm.weight_type())
+    pub fn query_norm(&self) -> Option<Norm> {
+        self.norms[0]
+    }
+
+    /// The key's norm, if it has one.
+    #[must_use]
+    pub fn key_norm(&self) -> Option<Norm> {
+        self.norms[1]
+    }
+
+    /// The value's norm, if it has one.
+    #[must_use]
+    pub fn value_norm(&self) -> Option<Norm> {
+        self.norms[2]
     }
 
     /// Query, key and value, those that are there.

@@ -394,7 +394,9 @@ impl Norm {
         }
     }
 
-    pub(crate) fn weight_type(self) -> Option<ElementType> {
+    /// The element type of its weights, if it has some.
+    #[must_use]
+    pub fn weight_type(self) -> Option<ElementType> {
         match self.weight {
             NormWeight::None => None,
             NormWeight::Scale(element) | NormWeight::OnePlus(element) => Some(element),

@@ -243,13 +243,7 @@ impl Job {
     }
 
     pub fn case(&self) -> Case {
-        let flows = self.flows.iter().zip(OPERANDS);
-        let weights = flows.filter_map(|(flow, names)| match flow.as_ref()?.norm?.1 {
-            NormWeight::Scale(element) | NormWeight::OnePlus(element) => Some((names[2], element)),
-            _ => None,
-        });
         Case {
-            weights: weights.collect(),
             scale: self.scale.clone(),
             direction: self.direction,
             positions: self.positions.clone(),

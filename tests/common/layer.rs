@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use wgpu_rope::half::{bf16, f16};
 use wgpu_rope::{
-    AxisOrder, Direction, ElementType, Frequencies, GpuContext, Limits, Operand, Operands, Place,
-    Places, Positions, QueryScale, RopeConfig, RopePlan, RotateSpec, RowPositions, Slots, Storage,
-    TableSpec, reference,
+    AxisOrder, Direction, ElementType, Frequencies, GpuContext, Limits, Norm, Operand, Operands,
+    Place, Places, Positions, QueryScale, RopeConfig, RopePlan, RotateSpec, RowPositions, Slots,
+    Storage, TableSpec, reference,
 };
 
 use super::{NO_USAGE, name, values};
@@ -27,8 +27,6 @@ pub struct Case {
     pub recorded: Option<u32>,
     /// Recorded with its workgroup counts in a buffer, so many more of them in each dimension than there have to be.
     pub indirect: Option<[u32; 3]>,
-    /// Types of weights, where they are not all of one.
-    pub weights: BTreeMap<Operand, ElementType>,
     /// Buffers of operands, and where they begin: a buffer of its own, a few words behind its start, for those that are not named.
     pub places: BTreeMap<Operand, Place>,
     /// Bytes that offsets of the others are multiples of.
@@ -54,7 +52,6 @@ impl Case {
             positions: None,
             recorded: None,
             indirect: None,
-            weights: BTreeMap::new(),
             places: BTreeMap::new(),
             alignment: 16,
             as_gpu: false,
@@ -113,8 +110,12 @@ impl Case {
             Operand::KeyTo => self.spec.key_to().copied(),
             Operand::ValueTo => self.spec.value_to().copied(),
             Operand::QueryWeight | Operand::KeyWeight | Operand::ValueWeight => {
-                let own = self.weights.get(&operand).copied();
-                return own.or(self.spec.weight_type()).unwrap().into();
+                let norm = match operand {
+                    Operand::QueryWeight => self.spec.query_norm(),
+                    Operand::KeyWeight => self.spec.key_norm(),
+                    _ => self.spec.value_norm(),
+                };
+                return norm.and_then(Norm::weight_type).unwrap().into();
             }
             _ => None,
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use wgpu_rope::half::f16;
 use wgpu_rope::reference::{LayerTable, SlotLists};
 use wgpu_rope::{
-    Direction, ElementType, Frequencies, Limits, Operand, Place, Places, PositionSource,
+    Direction, ElementType, Frequencies, Limits, Norm, Operand, Place, Places, PositionSource,
     QueryScale, Resource, RopeConfig, RopePlan, RotateSpec, SlotRanges, SlotSource, Storage,
     TablePlan, TableSpec, reference,
 };
@@ -104,7 +104,14 @@ impl Layer {
             Operand::QueryTo => spec.query_to(),
             Operand::KeyTo => spec.key_to(),
             Operand::ValueTo => spec.value_to(),
-            _ if is_weight(operand) => return spec.weight_type().unwrap_or_default().into(),
+            Operand::QueryWeight | Operand::KeyWeight | Operand::ValueWeight => {
+                let norm = match operand {
+                    Operand::QueryWeight => spec.query_norm(),
+                    Operand::KeyWeight => spec.key_norm(),
+                    _ => spec.value_norm(),
+                };
+                return norm.and_then(Norm::weight_type).unwrap_or_default().into();
+            }
             _ => None,
         };
         view.map_or(ElementType::F32.into(), |view| view.storage())
