@@ -264,16 +264,25 @@ fn family<'a>(
     })
 }
 
+/// What a part says its positions are.
+fn position_kind(part: &Object) -> Result<Option<&str>> {
+    Ok(match string(part, "position_embedding_type")? {
+        Some(kind) => Some(kind),
+        None => string(part, "position_embeddings_type")?,
+    })
+}
+
+fn is_rotary(kind: &str) -> bool {
+    ["rope", "rotary"].contains(&kind)
+}
+
 /// Whether a part has RoPE at all, by the keys that say so.
 fn has_rope(part: &Object, family: &Family) -> Result<bool> {
     if present(part, "alibi").is_some_and(|value| value == &Value::Bool(true)) {
         return Ok(false);
     }
-    let kind = match string(part, "position_embedding_type")? {
-        Some(kind) => Some(kind),
-        None => string(part, "position_embeddings_type")?,
-    };
-    if kind.is_some_and(|kind| !["rope", "rotary"].contains(&kind)) {
+    // Classes that always rotate never look at it, and files have it from the class they were made of (ModernBERT: "absolute").
+    if !family.is_known() && position_kind(part)?.is_some_and(|kind| !is_rotary(kind)) {
         return Ok(false);
     }
     Ok(match family.only_if {

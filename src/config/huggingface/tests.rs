@@ -649,3 +649,17 @@ fn faults_name_the_key() {
     }
     assert!(fault("{").starts_with("config.json: must be JSON, got EOF"));
 }
+
+/// ModernBERT and mmBERT keep what their files said before their classes rotated; those classes never read it.
+#[test]
+fn families_that_always_rotate_do_not_ask_what_positions_are() {
+    for left_over in ["absolute", "sans_pos"] {
+        let model = read(&format!(
+            r#"{{"model_type": "modernbert", "hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 4,
+                "global_rope_theta": 160000.0, "local_rope_theta": 10000.0, "position_embedding_type": "{left_over}"}}"#
+        ));
+        assert_eq!(model.layers, [0, 1, 1, 0]);
+        let full = model.kind("full_attention").unwrap().rope.as_ref().unwrap();
+        assert_eq!(full.config, RopeConfig::new(64).with_theta(1.6e5));
+    }
+}
