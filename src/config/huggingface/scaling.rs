@@ -56,7 +56,9 @@ pub(super) fn read(
         }
     };
     let factor_of_lengths = || Ok::<_, RopeError>(longest()? / original()?);
-    let mut attention_factor = number(set, "attention_factor")?;
+    // Other types have none, whatever the set says.
+    let own_factor = || number(set, "attention_factor");
+    let mut attention_factor = None;
     let mut softmax_factor = 1.0;
     let name = match name {
         "su" | "yarn" if habits.phi3 => "longrope",
@@ -96,6 +98,7 @@ pub(super) fn read(
                 .with_betas(beta("beta_fast", 32.0)?, beta("beta_slow", 1.0)?)
                 .with_mscale(number(set, "mscale")?, number(set, "mscale_all_dim")?)
                 .with_truncate(flag(set, "truncate")?.unwrap_or(true));
+            attention_factor = own_factor()?;
             if habits.softmax {
                 softmax_factor = yarn.softmax_factor();
             }
@@ -115,6 +118,7 @@ pub(super) fn read(
             let list = |key| numbers(set, key)?.ok_or_else(|| missing(key));
             let short_factor = list("short_factor")?;
             let mut long_factor = list("long_factor")?;
+            attention_factor = own_factor()?;
             if habits.phimoe {
                 attention_factor =
                     Some(number(set, "short_mscale")?.ok_or_else(|| missing("short_mscale"))?);

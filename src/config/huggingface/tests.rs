@@ -663,3 +663,39 @@ fn families_that_always_rotate_do_not_ask_what_positions_are() {
         assert_eq!(full.config, RopeConfig::new(64).with_theta(1.6e5));
     }
 }
+
+/// Molmo2-O-7B scales only some of its layers: the others keep theta alone. transformers has the factor 1 for every type but yarn and
+/// longrope.
+#[test]
+fn an_attention_factor_is_that_of_yarn_and_longrope() {
+    let molmo = read(
+        r#"{"model_type": "molmo2", "text_config": {"model_type": "molmo2_text", "hidden_size": 4096, "num_attention_heads": 32,
+            "head_dim": 128, "num_hidden_layers": 8, "max_position_embeddings": 65536, "rope_theta": 500000.0,
+            "rope_scaling_layers": [3, 7],
+            "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 8192, "beta_fast": 32,
+                             "beta_slow": 1, "attention_factor": 1.2079441541679836}}}"#,
+    );
+    let plain = RopeConfig::new(128).with_theta(5e5);
+    let scaled = plain
+        .clone()
+        .with_scaling(Scaling::Yarn(Yarn::new(8.0, 8192.0)))
+        .with_attention_factor(1.207_944_154_167_983_6);
+    for layer in 0..8 {
+        let rope = molmo.layer(layer).unwrap().rope.as_ref().unwrap();
+        let expected = if layer % 4 == 3 { &scaled } else { &plain };
+        assert_eq!(&rope.config, expected, "{layer}");
+    }
+    for set in [
+        r#"{"rope_type": "default""#,
+        r#"{"rope_type": "linear", "factor": 2"#,
+        r#"{"rope_type": "dynamic", "factor": 2"#,
+        r#"{"rope_type": "proportional""#,
+        r#"{"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 8"#,
+    ] {
+        let config = only(&format!(
+            r#"{{"head_dim": 64, "rope_theta": 1e4, "max_position_embeddings": 64, "rope_scaling": {set}, "attention_factor": 1.5}}}}"#
+        ))
+        .config;
+        assert_eq!(config.attention_factor(), 1.0, "{set}");
+    }
+}
