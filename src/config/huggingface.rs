@@ -128,13 +128,25 @@ pub fn read_part(text: &str, part: Part<'_>) -> Result<Option<ModelRope>> {
             None => Err(no_part("audio", file)),
         },
         Part::Key(path) => {
-            let part = at(file, path).or_else(|| at(file, &format!("{path}_config")));
-            let part = part.ok_or_else(|| no_part(path, file))?;
-            match at(part, "text_config") {
-                Some(text) => read_text(text, string(part, "model_type")?),
-                None => read_any(part),
-            }
+            let longer = format!("{path}_config");
+            let (path, part) = [path, &longer]
+                .into_iter()
+                .find_map(|path| Some((path, at(file, path)?)))
+                .ok_or_else(|| no_part(path, file))?;
+            read_at(path, part, own)
         }
+    }
+}
+
+/// Reads the part at a path. Some say what they are by where they stand alone, or have the composite's own `model_type`.
+fn read_at(path: &str, part: &Object, own: Option<&str>) -> Result<Option<ModelRope>> {
+    if VISION_KEYS.contains(&path) {
+        return read_vision(part, own);
+    }
+    match at(part, "text_config") {
+        Some(text) => read_text(text, string(part, "model_type")?.or(own)),
+        None if TEXT_KEYS.contains(&path) => read_text(part, own),
+        None => read_any(part),
     }
 }
 

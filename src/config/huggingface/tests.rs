@@ -699,3 +699,30 @@ fn an_attention_factor_is_that_of_yarn_and_longrope() {
         assert_eq!(config.attention_factor(), 1.0, "{set}");
     }
 }
+
+/// Published files of Qwen3-VL call their tower `qwen3_vl` too.
+#[test]
+fn parts_by_their_key_are_what_stands_there() {
+    let text = r#"{"model_type": "qwen3_vl", "text_config": {"model_type": "qwen3_vl_text", "head_dim": 128, "rope_theta": 5e6},
+        "vision_config": {"model_type": "qwen3_vl", "hidden_size": 1152, "num_heads": 16, "patch_size": 16}}"#;
+    let vision = read_part(text, Part::Vision).unwrap().unwrap();
+    assert_eq!(vision.family, Some("qwen3_vl_vision"));
+    assert_eq!(vision.only().unwrap().config.head_dim(), 72);
+    for key in ["vision_config", "vision"] {
+        assert_eq!(
+            read_part(text, Part::Key(key)).unwrap().as_ref(),
+            Some(&vision)
+        );
+    }
+    // Where parts do not say what they are, the composite does.
+    let nameless = text
+        .replace(r#""model_type": "qwen3_vl_text", "#, "")
+        .replace(r#"{"model_type": "qwen3_vl", "hidden"#, r#"{"hidden"#);
+    assert_eq!(
+        read_part(&nameless, Part::Key("vision")).unwrap().as_ref(),
+        Some(&vision)
+    );
+    let part = read_part(&nameless, Part::Text).unwrap();
+    assert_eq!(part.as_ref().unwrap().family, Some("qwen3_vl_text"));
+    assert_eq!(read_part(&nameless, Part::Key("text")).unwrap(), part);
+}
