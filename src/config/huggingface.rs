@@ -251,6 +251,8 @@ fn family<'a>(
         .or(own)
         .and_then(|name| COMPOSITES.iter().find(|(composite, ..)| *composite == name));
     let name = match (own, standing) {
+        // Of those, jina-embeddings-v3, which has its own class by now. (A file that does not rotate does not come here.)
+        (Some("xlm-roberta"), _) => Some("jina_embeddings_v3"),
         (_, Some(&(_, text, true))) => Some(text),
         (Some(own), Some(&(composite, text, _))) if own == composite => Some(text),
         (Some(own), _) => Some(own),
@@ -307,7 +309,9 @@ fn has_rope(part: &Object, family: &Family) -> Result<bool> {
 /// A part that is no vision tower; `composite` is the name of the model it is a part of.
 fn read_text(part: &Object, composite: Option<&str>) -> Result<Option<ModelRope>> {
     let own = string(part, "model_type")?;
-    if own.is_some_and(|own| WITHOUT.contains(&own)) {
+    // Remote code makes such a model rotate, and says so.
+    let is_said = position_kind(part)?.is_some_and(is_rotary);
+    if own.is_some_and(|own| WITHOUT.contains(&own)) && !is_said {
         return Ok(None);
     }
     let (name, family) = family(part, composite)?;

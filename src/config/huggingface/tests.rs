@@ -726,3 +726,21 @@ fn parts_by_their_key_are_what_stands_there() {
     assert_eq!(part.as_ref().unwrap().family, Some("qwen3_vl_text"));
     assert_eq!(read_part(&nameless, Part::Key("text")).unwrap(), part);
 }
+
+/// The published jina-embeddings-v3 calls itself XLM-RoBERTa, which has no RoPE: its remote code has.
+#[test]
+fn a_model_without_rope_that_says_rotary_has_it() {
+    let jina = r#"{"model_type": "xlm-roberta", "hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 24,
+        "position_embedding_type": "rotary", "rotary_emb_base": 20000.0}"#;
+    let model = read(jina);
+    assert_eq!(model.family, Some("jina_embeddings_v3"));
+    assert_eq!(
+        model.only().unwrap().config,
+        RopeConfig::new(64).with_theta(2e4)
+    );
+    // The real XLM-RoBERTa, and others whose class has no RoPE: by the general rules, where the file says rotary.
+    let absolute = jina.replace(r#""rotary","#, r#""absolute","#);
+    assert_eq!(read_config(&absolute), Ok(None));
+    let bert = read(&jina.replace("xlm-roberta", "bert"));
+    assert_eq!((bert.family, bert.layers.len()), (None, 24));
+}
