@@ -50,7 +50,8 @@ impl Frequencies {
     /// Powers are taken with a pure-Rust `pow`, so the same bits come out on every system.
     ///
     /// # Errors
-    /// Those of [`RopeConfig::validate`], and [`RopeError::Config`] where a frequency leaves the range of [`Pair`].
+    /// Those of [`RopeConfig::validate`], and [`RopeError::Config`] where a changed theta or a frequency leaves the range of f64 or of
+    /// [`Pair`]: only [`Scaling::Proportional`] and an infinite one of [`Scaling::FrequencyFactors`] make a frequency 0.
     pub fn new(config: &RopeConfig) -> Result<Self> {
         Self::for_length(config, 0)
     }
@@ -67,6 +68,13 @@ impl Frequencies {
         config.validate()?;
         let rotary_dim = f64::from(config.frequency_dim());
         let theta = config.theta() * base_change(config.scaling(), rotary_dim, tokens);
+        if !(theta.is_finite() && theta > 0.0) {
+            return Err(RopeError::config(
+                "theta",
+                "must stay a positive finite number where the scaling changes it",
+                theta,
+            ));
+        }
         let rule = Rule {
             scaling: config.scaling(),
             theta: config.theta(),
@@ -82,16 +90,25 @@ impl Frequencies {
                 f64::from(numerator) / f64::from(denominator)
             };
             let inv_freq = rule.scaled(k as usize, libm::pow(theta, -exponent));
-            Pair {
+            if inv_freq == 0.0 && !rule.leaves(k as usize) {
+                // It is too small for f64, which is no reason for a pair to stand still.
+                return Err(RopeError::config(
+                    "inv_freq",
+                    format!("of pair {k} must be at least 2^-64 radians per position"),
+                    inv_freq,
+                ));
+            }
+            Ok(Pair {
                 inv_freq: if config.reversed() {
                     -inv_freq
                 } else {
                     inv_freq
                 },
                 axis,
-            }
+            })
         };
-        let frequencies = Self::from_pairs((0..pairs).map(pair), config.attention_factor())?;
+        let all = (0..pairs).map(pair).collect::<Result<Vec<_>>>()?;
+        let frequencies = Self::from_pairs(all, config.attention_factor())?;
         Ok(Self {
             // An axis that no pair reads is one all the same.
             axes: axes.count().max(frequencies.axes),
@@ -360,6 +377,15 @@ struct Rule<'a> {
 }
 
 impl Rule<'_> {
+    /// Whether the scaling says that pair k does not turn.
+    fn leaves(&self, k: usize) -> bool {
+        match self.scaling {
+            Scaling::Proportional { rotated_pairs, .. } => k >= *rotated_pairs as usize,
+            Scaling::FrequencyFactors(factors) => factors[k] == f64::INFINITY,
+            _ => false,
+        }
+    }
+
     /// The frequency of pair k from the unscaled one (of the changed base, where the scaling changes it). The divisors have
     /// been checked to be as many as the pairs.
     fn scaled(&self, k: usize, inv_freq: f64) -> f64 {

@@ -388,3 +388,58 @@ fn scalings_are_refused_by_name() {
         "rotary_dim: must be at least 4 for a scaling that changes the base, got 2"
     );
 }
+
+/// What is too large or too small for f64 is an error, not a pair that stands still.
+#[test]
+fn frequencies_do_not_vanish_by_accident() {
+    let fault = |config: &RopeConfig, tokens| {
+        Frequencies::for_length(config, tokens)
+            .unwrap_err()
+            .to_string()
+    };
+    let of = |scaling| RopeConfig::new(64).with_scaling(scaling);
+    let dynamic = |factor| {
+        of(Scaling::Dynamic {
+            factor,
+            max_position_embeddings: 10.0,
+        })
+    };
+    for (config, tokens, got) in [
+        (of(Scaling::NtkAlpha { alpha: 1e300 }), 0, "inf"),
+        (of(Scaling::NtkAlpha { alpha: 1e-320 }), 0, "0"),
+        (
+            of(Scaling::Ntk {
+                factor: 1e308,
+                mixed_b: None,
+            }),
+            0,
+            "inf",
+        ),
+        (dynamic(1e300), 20, "inf"),
+        (dynamic(1e308), 1000, "inf"),
+    ] {
+        assert_eq!(
+            fault(&config, tokens),
+            format!(
+                "theta: must stay a positive finite number where the scaling changes it, got {got}"
+            )
+        );
+    }
+    // Up to the length of the training nothing is changed.
+    assert!(Frequencies::for_length(&dynamic(2.0), 10).is_ok());
+    let vanished = |pair| {
+        format!("inv_freq: of pair {pair} must be at least 2^-64 radians per position, got 0")
+    };
+    let far = RopeConfig::new(64).with_theta(1e300).with_frequency_dim(1);
+    assert_eq!(fault(&far, 0), vanished(1));
+    let factors = |last| {
+        let mut factors = vec![1.0; 32];
+        factors[31] = last;
+        of(Scaling::FrequencyFactors(factors)).with_theta(1e30)
+    };
+    // 1e-29 / 1e300 is below the least f64, 5e-324.
+    assert_eq!(fault(&factors(1e300), 0), vanished(31));
+    let still = factors(f64::INFINITY).with_theta(1e4);
+    let inv_freq: Vec<_> = Frequencies::new(&still).unwrap().inv_freq().collect();
+    assert!(inv_freq[30] > 0.0 && inv_freq[31] == 0.0);
+}

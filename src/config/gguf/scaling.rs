@@ -380,10 +380,9 @@ fn checked(
 /// Divisors of all pairs. Where they leave nothing of a frequency, which is how Gemma 4's files say that a pair does not turn, it is none.
 fn factors_of(config: &RopeConfig, factors: Vec<f64>) -> Scaling {
     let dim = f64::from(config.rotary_dim());
-    let turns = |k: u32, factor: f64| {
-        TurnRate::new(libm::pow(config.theta(), -2.0 * f64::from(k) / dim) / factor)
-    };
-    let is_idle = |(k, factor): (u32, &f64)| *factor > 1.0 && turns(k, *factor).is_err();
+    let rate = |k: u32| libm::pow(config.theta(), -2.0 * f64::from(k) / dim);
+    let turns = |rate: f64| rate != 0.0 && TurnRate::new(rate).is_ok();
+    let is_idle = |(k, factor): (u32, &f64)| *factor > 1.0 && !turns(rate(k) / factor);
     let idle: Vec<bool> = (0..).zip(&factors).map(is_idle).collect();
     let rotated = idle.iter().position(|idle| *idle).unwrap_or(idle.len());
     if rotated == idle.len() {
