@@ -404,9 +404,7 @@ impl Reader<'_> {
             config = config.with_attention_factor(factor);
         }
         config.validate()?;
-        let mut rope = LayerRope::new(config);
-        rope.softmax_factor = scaled.softmax_factor;
-        Ok(rope)
+        LayerRope::new(config).with_softmax_factor("mscale_all_dim", scaled.softmax_factor)
     }
 
     fn theta(&self, set: &Object, defaulted: &mut Vec<&'static str>) -> Result<f64> {

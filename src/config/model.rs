@@ -1,5 +1,8 @@
 //! What a model's file says of its RoPE, layer by layer.
 
+#[cfg(any(feature = "huggingface", feature = "gguf"))]
+use std::borrow::Cow;
+
 use super::RopeConfig;
 use crate::error::{Result, RopeError};
 use crate::positions::GridPositions;
@@ -117,6 +120,24 @@ impl LayerRope {
             softmax_factor: 1.0,
             grid: None,
         }
+    }
+
+    /// With a factor that comes of a file's value for the key `operand`.
+    #[cfg(any(feature = "huggingface", feature = "gguf"))]
+    pub(crate) fn with_softmax_factor(
+        mut self,
+        operand: impl Into<Cow<'static, str>>,
+        factor: f64,
+    ) -> Result<Self> {
+        if !factor.is_finite() || factor == 0.0 {
+            return Err(RopeError::config(
+                operand,
+                "must leave the scale of the softmax a finite number other than 0",
+                factor,
+            ));
+        }
+        self.softmax_factor = factor;
+        Ok(self)
     }
 }
 

@@ -88,7 +88,8 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn name(&self, key: &str) -> String {
+    /// A key in full.
+    pub(super) fn name(&self, key: &str) -> String {
         format!("{}.{key}", self.architecture.name)
     }
 

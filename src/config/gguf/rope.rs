@@ -94,16 +94,10 @@ impl<'a, 'k> Shared<'a, 'k> {
         let layer = self.layer_scaling(kind, order);
         let config = self.scaling.apply(self.keys, config, layer)?;
         config.validate()?;
-        let mut rope = LayerRope::new(config);
+        let rope = LayerRope::new(config);
         if matches!(architecture.habit, Some(Habit::Softmax | Habit::DeepSeek2)) {
-            rope.softmax_factor = self.scaling.softmax_factor();
-            if !rope.softmax_factor.is_finite() || rope.softmax_factor == 0.0 {
-                return Err(self.keys.fault(
-                    "rope.scaling.yarn_log_multiplier",
-                    "must leave the scale of the softmax a finite number other than 0",
-                    rope.softmax_factor,
-                ));
-            }
+            let key = self.keys.name("rope.scaling.yarn_log_multiplier");
+            return rope.with_softmax_factor(key, self.scaling.softmax_factor());
         }
         Ok(rope)
     }

@@ -744,3 +744,14 @@ fn a_model_without_rope_that_says_rotary_has_it() {
     let bert = read(&jina.replace("xlm-roberta", "bert"));
     assert_eq!((bert.family, bert.layers.len()), (None, 24));
 }
+
+#[test]
+fn a_softmax_factor_is_checked() {
+    // cos and sin keep the quotient 1 of the two; the softmax has the square of one.
+    let text = r#"{"model_type": "deepseek_v3", "rope_theta": 1e4, "rope_scaling": {"type": "yarn", "factor": 40,
+        "mscale": 1e308, "mscale_all_dim": 1e308, "original_max_position_embeddings": 4096}}"#;
+    assert_eq!(
+        fault(text),
+        "mscale_all_dim: must leave the scale of the softmax a finite number other than 0, got inf"
+    );
+}
