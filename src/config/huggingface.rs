@@ -123,9 +123,10 @@ pub fn read_part(text: &str, part: Part<'_>) -> Result<Option<ModelRope>> {
             None if vision::find(own, None).is_some() => read_vision(file, None),
             None => Err(no_part("vision", file)),
         },
-        Part::Audio => match find(file, &AUDIO_KEYS).filter(|_| !is_refused(own)) {
-            Some(part) => read_text(part, None),
-            None => Err(no_part("audio", file)),
+        Part::Audio => match (find(file, &AUDIO_KEYS), own.and_then(refused)) {
+            (Some(_), Some(error)) => Err(error),
+            (Some(part), None) => read_text(part, None),
+            (None, _) => Err(no_part("audio", file)),
         },
         Part::Key(path) => {
             let longer = format!("{path}_config");
@@ -142,6 +143,9 @@ pub fn read_part(text: &str, part: Part<'_>) -> Result<Option<ModelRope>> {
 fn read_at(path: &str, part: &Object, own: Option<&str>) -> Result<Option<ModelRope>> {
     if VISION_KEYS.contains(&path) {
         return read_vision(part, own);
+    }
+    if let (true, Some(error)) = (AUDIO_KEYS.contains(&path), own.and_then(refused)) {
+        return Err(error);
     }
     match at(part, "text_config") {
         Some(text) => read_text(text, string(part, "model_type")?.or(own)),
@@ -237,8 +241,11 @@ fn read_vision(part: &Object, composite: Option<&str>) -> Result<Option<ModelRop
     }
 }
 
-fn is_refused(name: Option<&str>) -> bool {
-    REFUSED.iter().any(|(known, _)| name == Some(known))
+/// Why a family is refused, if it is.
+fn refused(name: &str) -> Option<RopeError> {
+    let (name, why) = REFUSED.iter().find(|(known, _)| *known == name)?;
+    let rule = format!("must be a family that is known: {why}");
+    Some(RopeError::config("model_type", rule, name))
 }
 
 /// The family of a text part, by its own name or by that of the model it is a part of.
@@ -259,12 +266,8 @@ fn family<'a>(
         (None, Some(&(_, text, _))) => Some(text),
         (None, None) => None,
     };
-    if let Some(&(name, why)) = REFUSED.iter().find(|(known, _)| name == Some(known)) {
-        return Err(RopeError::config(
-            "model_type",
-            format!("must be a family that is known: {why}"),
-            name,
-        ));
+    if let Some(error) = name.and_then(refused) {
+        return Err(error);
     }
     let known = name.and_then(|name| {
         TEXT.iter().find_map(|family| {

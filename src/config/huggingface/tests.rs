@@ -755,3 +755,21 @@ fn a_softmax_factor_is_checked() {
         "mscale_all_dim: must leave the scale of the softmax a finite number other than 0, got inf"
     );
 }
+
+#[test]
+fn the_audio_of_a_refused_family_is_refused_with_the_reason() {
+    let text = r#"{"model_type": "musicflamingo", "audio_config": {"model_type": "audioflamingo3_encoder"},
+        "text_config": {"model_type": "qwen2", "head_dim": 64, "rope_theta": 1e6}}"#;
+    for part in [Part::Audio, Part::Key("audio_config"), Part::Key("audio")] {
+        assert_eq!(
+            read_part(text, part).unwrap_err().to_string(),
+            "model_type: must be a family that is known: its angles are no product of a position and a frequency, got musicflamingo"
+        );
+    }
+    assert_eq!(read(text).family, Some("qwen2"));
+    let without = r#"{"model_type": "musicflamingo"}"#;
+    assert_eq!(
+        read_part(without, Part::Audio).unwrap_err().to_string(),
+        "part: must be a part of the file, which has none, got audio"
+    );
+}
