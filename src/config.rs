@@ -217,7 +217,7 @@ impl Scaling {
         }
     }
 
-    fn validate(&self, pairs: u32) -> Result<()> {
+    fn validate(&self, pairs: u32, frequency_dim: u32) -> Result<()> {
         let divisors = |operand, values: &[f64]| {
             if values.len() as u64 != u64::from(pairs) {
                 return Err(RopeError::config(
@@ -248,6 +248,14 @@ impl Scaling {
                     "rotary_dim",
                     "must be at least 4 for a scaling that changes the base",
                     2 * pairs,
+                ));
+            }
+            if frequency_dim <= 2 {
+                // The exponent of the change divides by r - 2.
+                return Err(RopeError::config(
+                    "frequency_dim",
+                    "must be above 2 for a scaling that changes the base",
+                    frequency_dim,
                 ));
             }
             Ok(())
@@ -586,7 +594,7 @@ impl RopeConfig {
         positive("theta", self.theta)?;
         self.pairing.validate(pairs)?;
         self.axes.validate(pairs)?;
-        self.scaling.validate(pairs)?;
+        self.scaling.validate(pairs, frequency_dim)?;
         if !self.axes.runs_on() && !matches!(self.scaling, Scaling::None | Scaling::Linear { .. }) {
             return Err(RopeError::config(
                 "scaling",

@@ -387,6 +387,25 @@ fn scalings_are_refused_by_name() {
         Frequencies::new(&two).unwrap_err().to_string(),
         "rotary_dim: must be at least 4 for a scaling that changes the base, got 2"
     );
+    for scaling in [
+        Scaling::NtkAlpha { alpha: 2.0 },
+        Scaling::Dynamic {
+            factor: 2.0,
+            max_position_embeddings: 10.0,
+        },
+    ] {
+        for dim in [1, 2] {
+            let config = RopeConfig::new(8)
+                .with_frequency_dim(dim)
+                .with_scaling(scaling.clone());
+            assert_eq!(
+                Frequencies::new(&config).unwrap_err().to_string(),
+                format!(
+                    "frequency_dim: must be above 2 for a scaling that changes the base, got {dim}"
+                )
+            );
+        }
+    }
 }
 
 /// What is too large or too small for f64 is an error, not a pair that stands still.
