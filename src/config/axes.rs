@@ -22,6 +22,7 @@ pub enum Axes {
     /// Qwen2.5-VL, GLM-4.xV).
     Sectioned(Vec<u32>),
     /// Pairs by turns, time, height, width, time, …, as long as height and width have some of their pairs left; time has all others.
+    /// An axis has no more pairs than it has turns within the window.
     /// Exponents run on. M-RoPE as Qwen3-VL has it (`mrope_interleaved`), whose `mrope_section` is `[time, height, width]`.
     Interleaved {
         /// Pairs of axis 1.
@@ -126,7 +127,16 @@ impl Axes {
                 let sections: Vec<_> = runs.iter().map(|run| run.pairs).collect();
                 add_up(&sections, pairs)
             }
-            Self::Interleaved { .. } | Self::Alternating => Ok(()),
+            Self::Alternating => Ok(()),
+            Self::Interleaved { height, width } => {
+                if u64::from(*height) + u64::from(*width) > u64::from(pairs) {
+                    return fault(
+                        format!("height and width must be within the {pairs} pairs"),
+                        format!("{height} and {width}"),
+                    );
+                }
+                Ok(())
+            }
             Self::SpatialFirst { each } => {
                 if *each > pairs / 2 {
                     return fault(
@@ -232,5 +242,16 @@ mod tests {
         assert_eq!(spatial(2).inv_freq_order(5, 5), Some(vec![0, 2, 1, 3, 4]));
         assert_eq!(spatial(u32::MAX).inv_freq_order(5, 5), None);
         assert_eq!(Axes::Sectioned(vec![1, 2]).inv_freq_order(5, 5), None);
+    }
+
+    #[test]
+    fn height_and_width_are_within_the_pairs() {
+        let by_turns = |height, width| Axes::Interleaved { height, width }.validate(64);
+        assert_eq!(by_turns(20, 20), Ok(()));
+        assert_eq!(by_turns(64, 0), Ok(()));
+        assert_eq!(
+            by_turns(u32::MAX, 1).unwrap_err().to_string(),
+            "axes: height and width must be within the 64 pairs, got 4294967295 and 1"
+        );
     }
 }

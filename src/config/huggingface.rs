@@ -685,6 +685,15 @@ impl Reader<'_> {
             (TextAxes::One, Some(_)) => TextAxes::Sectioned([0; 3]),
             (scheme, _) => scheme,
         };
+        let adds_up = |sections: &[u32]| {
+            let sum: u64 = sections.iter().map(|&section| u64::from(section)).sum();
+            sum == u64::from(pairs)
+        };
+        if let (false, Some(given)) = (scheme == TextAxes::One, &given) {
+            if !adds_up(given) {
+                return fault(format!("must add up to {pairs} pairs"), given);
+            }
+        }
         let mut sections = |default: [u32; 3]| {
             given.clone().unwrap_or_else(|| {
                 layers::note(defaulted, "mrope_section");
@@ -696,8 +705,7 @@ impl Reader<'_> {
             TextAxes::Alternating => Ok(Axes::Alternating),
             TextAxes::Sectioned(default) => {
                 let sections = sections(default);
-                let sum: u64 = sections.iter().map(|&section| u64::from(section)).sum();
-                if sum != u64::from(pairs) {
+                if !adds_up(&sections) {
                     return fault(format!("must add up to {pairs} pairs"), &sections);
                 }
                 Ok(Axes::Sectioned(sections))

@@ -773,3 +773,37 @@ fn the_audio_of_a_refused_family_is_refused_with_the_reason() {
         "part: must be a part of the file, which has none, got audio"
     );
 }
+
+#[test]
+fn sections_of_every_scheme_add_up() {
+    let text = |family: &str, sections: &str| {
+        format!(
+            r#"{{"model_type": "{family}", "head_dim": 128, "hidden_size": 1024, "num_attention_heads": 8, "rope_theta": 1e6,
+                "rope_scaling": {{"type": "default", "mrope_section": {sections}}}}}"#
+        )
+    };
+    for family in ["qwen2_vl_text", "qwen3_vl_text", "ernie4_5_vl_moe_text"] {
+        for sections in ["[22,22,21]", "[22,22,19]", "[0,4000000000,7]"] {
+            assert_eq!(
+                fault(&text(family, sections)),
+                format!(
+                    "mrope_section: must add up to 64 pairs, got {}",
+                    sections.replace(',', ", ")
+                )
+            );
+        }
+        assert!(read_config(&text(family, "[22,22,20]")).is_ok());
+    }
+    // The general rules, too.
+    let by_turns = r#"{"head_dim": 64, "rope_theta": 1e4,
+        "rope_parameters": {"mrope_section": [11, 11, 9], "mrope_interleaved": true}}"#;
+    assert_eq!(
+        fault(by_turns),
+        "mrope_section: must add up to 32 pairs, got [11, 11, 9]"
+    );
+    let three = text("qwen3_vl_text", "[32, 32]");
+    assert_eq!(
+        fault(&three),
+        "mrope_section: must have three numbers, got [32, 32]"
+    );
+}
