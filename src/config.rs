@@ -217,6 +217,22 @@ impl Scaling {
         }
     }
 
+    /// What kinds of layers that differ in it are told apart by.
+    #[cfg(any(feature = "huggingface", feature = "gguf"))]
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::None => "unscaled",
+            Self::Linear { .. } => "linear",
+            Self::Ntk { .. } | Self::NtkAlpha { .. } => "ntk",
+            Self::Dynamic { .. } => "dynamic",
+            Self::Yarn(_) => "yarn",
+            Self::LongRope { .. } => "longrope",
+            Self::Llama3 { .. } => "llama3",
+            Self::Proportional { .. } => "proportional",
+            Self::FrequencyFactors(_) => "frequency factors",
+        }
+    }
+
     fn validate(&self, pairs: u32, frequency_dim: u32) -> Result<()> {
         let divisors = |operand, values: &[f64]| {
             if values.len() as u64 != u64::from(pairs) {

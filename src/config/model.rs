@@ -38,7 +38,9 @@ pub struct ModelRope {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct LayerKind {
-    /// The name that the model's family has for them: `full_attention`, `sliding_attention`, …
+    /// The name that the model's family has for them: `full_attention`, `sliding_attention`, … No two kinds of a model have the same: of
+    /// those for which the family has one name, the first that rotates keeps it, others say how they differ (`full_attention (theta 10000)`,
+    /// `full_attention (yarn)`), or are called `nope` where they do not rotate.
     pub name: String,
     /// Their RoPE. None: these layers do not rotate (NoPE).
     pub rope: Option<LayerRope>,
@@ -61,22 +63,16 @@ pub struct LayerRope {
 #[cfg(any(feature = "huggingface", feature = "gguf"))]
 const MAX_KINDS: usize = 256;
 
-/// The kinds that a reader has found so far.
+/// The kinds that a reader has found so far, with the family's names for them.
 #[cfg(any(feature = "huggingface", feature = "gguf"))]
 #[derive(Default)]
 pub(crate) struct Kinds(Vec<LayerKind>);
 
 #[cfg(any(feature = "huggingface", feature = "gguf"))]
 impl Kinds {
-    /// The index of the kind of this name and RoPE. Of two kinds of one name, that which does not rotate is called `nope`, and one of another
-    /// theta says so.
-    pub(crate) fn add(&mut self, name: &str, rope: Option<LayerRope>) -> Result<usize> {
-        let same = |kind: &LayerKind| {
-            let rest = kind.name.strip_prefix(name);
-            let is_named = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(" ("));
-            kind.rope == rope && (is_named || (rope.is_none() && kind.name == NOPE))
-        };
-        if let Some(found) = self.0.iter().position(same) {
+    /// The index of a kind, which [`Kinds::finish`] keeps true.
+    pub(crate) fn add(&mut self, kind: LayerKind) -> Result<usize> {
+        if let Some(found) = self.0.iter().position(|known| *known == kind) {
             return Ok(found);
         }
         if self.0.len() == MAX_KINDS {
@@ -86,22 +82,71 @@ impl Kinds {
                 "more",
             ));
         }
-        let taken = self.0.iter_mut().find(|kind| kind.name == name);
-        let mut own = name.to_owned();
-        match (taken, &rope) {
-            (None, _) => {}
-            (Some(_), None) => own = NOPE.to_owned(),
-            (Some(other), Some(_)) if other.rope.is_none() => other.name = NOPE.to_owned(),
-            (Some(_), Some(rope)) => own = format!("{name} (theta {})", rope.config.theta()),
-        }
-        self.0.push(LayerKind { name: own, rope });
+        self.0.push(kind);
         Ok(self.0.len() - 1)
     }
 
-    /// All of them; None where none rotates.
-    pub(crate) fn finish(self) -> Option<Vec<LayerKind>> {
-        let rotates = self.0.iter().any(|kind| kind.rope.is_some());
-        rotates.then_some(self.0)
+    /// All of them with names of their own, and the layers that were of them; None where none rotates.
+    ///
+    /// Of the kinds of one name, the first that rotates keeps it. One that does not is called `nope`; another says its theta where that
+    /// differs, else its scaling where that does. What is not yet told apart by that has a number.
+    pub(crate) fn finish(self, layers: &mut [usize]) -> Option<Vec<LayerKind>> {
+        let found = self.0;
+        if found.iter().all(|kind| kind.rope.is_none()) {
+            return None;
+        }
+        let mut kinds: Vec<LayerKind> = Vec::with_capacity(found.len());
+        let mut places = Vec::with_capacity(found.len());
+        for kind in &found {
+            let rotating = |other: &&LayerKind| other.name == kind.name && other.rope.is_some();
+            let first = found.iter().find(rotating);
+            let name = match (first.and_then(|first| first.rope.as_ref()), &kind.rope) {
+                (None, _) => kind.name.clone(),
+                (Some(_), None) => NOPE.to_owned(),
+                (Some(first), Some(own)) => own.told_from(first, &kind.name),
+            };
+            let named = |name: String| LayerKind {
+                name,
+                ..kind.clone()
+            };
+            // Layers that do not rotate are one kind, whatever their siblings are called.
+            let same = named(name.clone());
+            let is_same = |known: &LayerKind| known.rope.is_none() && *known == same;
+            if let Some(place) = kinds.iter().position(is_same) {
+                places.push(place);
+                continue;
+            }
+            let mut own = name.clone();
+            let mut number = 2;
+            while kinds.iter().any(|known| known.name == own) {
+                own = format!("{name} {number}");
+                number += 1;
+            }
+            places.push(kinds.len());
+            kinds.push(named(own));
+        }
+        for layer in layers {
+            *layer = places[*layer];
+        }
+        Some(kinds)
+    }
+}
+
+#[cfg(any(feature = "huggingface", feature = "gguf"))]
+impl LayerRope {
+    /// The name of a kind beside another one of that name.
+    fn told_from(&self, first: &Self, name: &str) -> String {
+        let (own, first) = (&self.config, &first.config);
+        #[expect(clippy::float_cmp, reason = "another theta is another one")]
+        let is_of_other_theta = own.theta() != first.theta();
+        let scaling = own.scaling().name();
+        if is_of_other_theta {
+            format!("{name} (theta {})", own.theta())
+        } else if scaling != first.scaling().name() {
+            format!("{name} ({scaling})")
+        } else {
+            name.to_owned()
+        }
     }
 }
 

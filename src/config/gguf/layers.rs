@@ -4,7 +4,7 @@ use super::architectures::{Habit, Nope, Pattern, When};
 use super::keys::{Keys, PerLayer};
 use super::rope::{Kind, Shared};
 use crate::config::model::Kinds;
-use crate::config::{LayerRope, ModelRope};
+use crate::config::{LayerKind, LayerRope, ModelRope};
 use crate::error::Result;
 
 /// The most layers that llama.cpp takes.
@@ -74,6 +74,10 @@ pub(super) fn read(keys: &mut Keys<'_>) -> Result<Option<ModelRope>> {
         return Ok(None);
     };
 
+    let kind_of = |name: &str, rope: Option<LayerRope>| LayerKind {
+        name: name.to_owned(),
+        rope,
+    };
     let mut kinds = Kinds::default();
     let mut shared = Shared::new(keys, first, slides(0), is_hyper)?;
     // Each at most once: layers are many, kinds few.
@@ -81,7 +85,7 @@ pub(super) fn read(keys: &mut Keys<'_>) -> Result<Option<ModelRope>> {
     let mut layers = Vec::with_capacity(count);
     for layer in 0..count {
         if !has_attention(layer) {
-            layers.push(kinds.add(architecture.other.0, None)?);
+            layers.push(kinds.add(kind_of(architecture.other.0, None))?);
             continue;
         }
         let (name, kind) = match compressed.as_ref().and_then(|ratios| ratios.get(layer)) {
@@ -92,7 +96,7 @@ pub(super) fn read(keys: &mut Keys<'_>) -> Result<Option<ModelRope>> {
             Some(_) => ("compressed_sparse_attention", Kind::Compressed),
         };
         if !rotating.get(layer).is_none_or(|&is_so| is_so) {
-            layers.push(kinds.add(name, None)?);
+            layers.push(kinds.add(kind_of(name, None))?);
             continue;
         }
         let rope = match known.iter().find(|(other, _)| *other == kind) {
@@ -103,9 +107,9 @@ pub(super) fn read(keys: &mut Keys<'_>) -> Result<Option<ModelRope>> {
                 rope
             }
         };
-        layers.push(kinds.add(name, Some(rope))?);
+        layers.push(kinds.add(kind_of(name, Some(rope)))?);
     }
-    Ok(kinds.finish().map(|kinds| ModelRope {
+    Ok(kinds.finish(&mut layers).map(|kinds| ModelRope {
         family: Some(architecture.name),
         defaulted: std::mem::take(&mut keys.defaulted),
         kinds,

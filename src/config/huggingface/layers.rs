@@ -11,7 +11,7 @@ use super::values::{
     Object, missing, numbers, numbers_or_null, object, positive, present, strings, whole, wholes,
 };
 use crate::config::model::Kinds;
-use crate::config::{LayerRope, ModelRope};
+use crate::config::{LayerKind, LayerRope, ModelRope};
 use crate::error::{Result, RopeError};
 
 /// Notes a key whose value is a default, once.
@@ -67,6 +67,10 @@ pub(super) fn read(
     };
     let scaled: Option<HashSet<usize>> = wholes(file, "rope_scaling_layers")?
         .map(|layers| layers.into_iter().map(|layer| layer as usize).collect());
+    let kind_of = |name: &str, rope: Option<LayerRope>| LayerKind {
+        name: name.to_owned(),
+        rope,
+    };
     let mut rope = |kind: &str, theta: Option<f64>, plain: bool| -> Result<Option<LayerRope>> {
         if is_without_attention(kind) {
             return Ok(None);
@@ -113,7 +117,7 @@ pub(super) fn read(
                     Turn::Theta(theta) => rope(name, Some(theta), plain)?,
                     Turn::Yes => rope(name, None, plain)?,
                 };
-                let kind = kinds.add(name, rope)?;
+                let kind = kinds.add(kind_of(name, rope))?;
                 known.insert(key, kind);
                 kind
             }
@@ -130,10 +134,10 @@ pub(super) fn read(
         let is_there = names.iter().any(|known| known == name);
         if !is_there && (!label.is_empty() || names.is_empty()) {
             let rope = rope(name, None, false)?;
-            kinds.add(name, rope)?;
+            kinds.add(kind_of(name, rope))?;
         }
     }
-    Ok(kinds.finish().map(|kinds| ModelRope {
+    Ok(kinds.finish(&mut layers).map(|kinds| ModelRope {
         family: name.filter(|_| family.is_known()),
         defaulted,
         kinds,

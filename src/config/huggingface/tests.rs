@@ -807,3 +807,48 @@ fn sections_of_every_scheme_add_up() {
         "mrope_section: must have three numbers, got [32, 32]"
     );
 }
+
+/// A kind that another one hides cannot be chosen.
+#[test]
+fn kinds_have_names_of_their_own() {
+    let names = |text: &str| {
+        let model = read(text);
+        let names: Vec<_> = model.kinds.iter().map(|kind| kind.name.clone()).collect();
+        for kind in &model.kinds {
+            assert_eq!(model.kind(&kind.name).unwrap(), kind);
+        }
+        (names, model.layers)
+    };
+    let molmo = r#"{"model_type": "molmo2_text", "head_dim": 128, "num_hidden_layers": 3, "rope_theta": 500000.0,
+        "rope_scaling_layers": [1],
+        "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 8192}}"#;
+    let both = ["full_attention", "full_attention (yarn)"].map(str::to_owned);
+    assert_eq!(names(molmo), (both.to_vec(), vec![0, 1, 0]));
+    let first = molmo.replace("[1]", "[0, 2]");
+    let both = ["full_attention", "full_attention (unscaled)"].map(str::to_owned);
+    assert_eq!(names(&first), (both.to_vec(), vec![0, 1, 0]));
+    let granite = |types: &str, thetas: &str| {
+        names(&format!(
+            r#"{{"model_type": "granite_swa", "head_dim": 64, "rope_theta": 1e4, "layer_types": {types}, "layer_rope_theta": {thetas}}}"#
+        ))
+    };
+    let (full, sliding) = (r#""full_attention""#, r#""sliding_attention""#);
+    let thetas = granite(&format!("[{full}, {full}, {full}]"), "[1e4, 2e4, 0]");
+    let expected = ["full_attention", "full_attention (theta 20000)", "nope"].map(str::to_owned);
+    assert_eq!(thetas, (expected.to_vec(), vec![0, 1, 2]));
+    // Both types have layers that do not rotate, one of them first: they are one kind.
+    let nope = granite(
+        &format!("[{full}, {sliding}, {sliding}, {full}]"),
+        "[0, 1e4, 0, 1e4]",
+    );
+    let expected = ["nope", "sliding_attention", "full_attention"].map(str::to_owned);
+    assert_eq!(nope, (expected.to_vec(), vec![0, 1, 0, 2]));
+    // A file's own labels may be what others come to be called.
+    let label = molmo.replace(
+        r#""rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 8192}"#,
+        r#""layer_types": ["a", "a", "a (linear)"], "rope_parameters": {"a": {"rope_type": "linear", "factor": 2},
+            "a (linear)": {"rope_type": "linear", "factor": 3, "rope_theta": 5}}"#,
+    );
+    let (labelled, _) = names(&label);
+    assert_eq!(labelled, ["a", "a (linear)", "a (linear) 2"]);
+}
