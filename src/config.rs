@@ -217,6 +217,18 @@ impl Scaling {
         }
     }
 
+    /// Whether a context of so many positions takes LongRoPE's other divisors. Past 2^53, which no context reaches, the count is rounded.
+    #[expect(clippy::cast_precision_loss, reason = "contexts are shorter than 2^53")]
+    pub(crate) fn is_long(&self, tokens: u64) -> bool {
+        match self {
+            Self::LongRope {
+                original_max_position_embeddings: original,
+                ..
+            } => tokens as f64 > *original,
+            _ => false,
+        }
+    }
+
     /// What kinds of layers that differ in it are told apart by.
     #[cfg(any(feature = "huggingface", feature = "gguf"))]
     pub(crate) fn name(&self) -> &'static str {
@@ -403,6 +415,7 @@ pub struct RopeConfig {
     axes: Axes,
     scaling: Scaling,
     attention_factor: Option<f64>,
+    long_attention_factor: Option<f64>,
     reversed: bool,
 }
 
@@ -420,6 +433,7 @@ impl RopeConfig {
             axes: Axes::One,
             scaling: Scaling::None,
             attention_factor: None,
+            long_attention_factor: None,
             reversed: false,
         }
     }
@@ -485,6 +499,16 @@ impl RopeConfig {
     pub fn with_attention_factor(self, attention_factor: f64) -> Self {
         Self {
             attention_factor: Some(attention_factor),
+            ..self
+        }
+    }
+
+    /// The attention factor past the original length of [`Scaling::LongRope`], where it is another one than up to it (`long_mscale` beside
+    /// `short_mscale` in files of Phi-3.5-MoE).
+    #[must_use]
+    pub fn with_long_attention_factor(self, long_attention_factor: f64) -> Self {
+        Self {
+            long_attention_factor: Some(long_attention_factor),
             ..self
         }
     }
@@ -557,6 +581,16 @@ impl RopeConfig {
             .unwrap_or_else(|| self.scaling.attention_factor())
     }
 
+    /// The factor of cos and sin for a context of `tokens` positions: that of [`RopeConfig::attention_factor`], but where one was set for
+    /// contexts past the original length of [`Scaling::LongRope`], and this is one.
+    #[must_use]
+    pub fn attention_factor_at(&self, tokens: u64) -> f64 {
+        match self.long_attention_factor {
+            Some(factor) if self.scaling.is_long(tokens) => factor,
+            _ => self.attention_factor(),
+        }
+    }
+
     /// How many pairs of the window a rotation has to touch, the first ones: all, but where the scaling leaves the last ones
     /// without a frequency and nothing scales them either. Those are left alone, bit for bit.
     #[must_use]
@@ -618,12 +652,25 @@ impl RopeConfig {
                 format!("{:?}", self.scaling),
             ));
         }
-        let attention_factor = self.attention_factor();
-        if !attention_factor.is_finite() || attention_factor == 0.0 {
+        for (operand, factor) in [
+            ("attention_factor", Some(self.attention_factor())),
+            ("long_attention_factor", self.long_attention_factor),
+        ] {
+            let factor = factor.unwrap_or(1.0);
+            if !factor.is_finite() || factor == 0.0 {
+                return Err(RopeError::config(
+                    operand,
+                    "must be a finite number other than 0",
+                    factor,
+                ));
+            }
+        }
+        if self.long_attention_factor.is_some() && !matches!(self.scaling, Scaling::LongRope { .. })
+        {
             return Err(RopeError::config(
-                "attention_factor",
-                "must be a finite number other than 0",
-                attention_factor,
+                "long_attention_factor",
+                "must be given with LongRoPE only, which alone has a length to be past",
+                self.long_attention_factor.unwrap_or_default(),
             ));
         }
         Ok(())

@@ -108,7 +108,7 @@ impl Frequencies {
             })
         };
         let all = (0..pairs).map(pair).collect::<Result<Vec<_>>>()?;
-        let frequencies = Self::from_pairs(all, config.attention_factor())?;
+        let frequencies = Self::from_pairs(all, config.attention_factor_at(tokens))?;
         Ok(Self {
             // An axis that no pair reads is one all the same.
             axes: axes.count().max(frequencies.axes),
@@ -124,12 +124,7 @@ impl Frequencies {
                 max_position_embeddings,
                 ..
             } => (positions(tokens) - max_position_embeddings).max(0.0),
-            Scaling::LongRope {
-                original_max_position_embeddings,
-                ..
-            } => f64::from(u8::from(
-                positions(tokens) > *original_max_position_embeddings,
-            )),
+            scaling @ Scaling::LongRope { .. } => f64::from(u8::from(scaling.is_long(tokens))),
             _ => 0.0,
         };
         class(tokens) == class(other)
@@ -410,10 +405,9 @@ impl Rule<'_> {
             Scaling::LongRope {
                 short_factor,
                 long_factor,
-                original_max_position_embeddings,
                 ..
             } => {
-                let long = positions(self.tokens) > *original_max_position_embeddings;
+                let long = self.scaling.is_long(self.tokens);
                 inv_freq / if long { long_factor } else { short_factor }[k]
             }
             Scaling::FrequencyFactors(factors) => inv_freq / factors[k],

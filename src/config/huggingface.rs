@@ -406,6 +406,9 @@ impl Reader<'_> {
         if let Some(factor) = scaled.attention_factor {
             config = config.with_attention_factor(factor);
         }
+        if let Some(factor) = scaled.long_attention_factor {
+            config = config.with_long_attention_factor(factor);
+        }
         config.validate()?;
         LayerRope::new(config).with_softmax_factor("mscale_all_dim", scaled.softmax_factor)
     }

@@ -276,6 +276,7 @@ impl Family {
         Habits {
             phi3: self.habit == Some(Habit::Phi3),
             phimoe: self.habit == Some(Habit::PhiMoe),
+            unknown: !self.is_known(),
             nested: false,
             unscaled_yarn: self.sets == Sets::DeepSeekV4,
             softmax: matches!(self.head, Head::Latent { .. }),

@@ -9,6 +9,8 @@ use crate::error::{Result, RopeError};
 pub(super) struct Scaled {
     pub(super) scaling: Scaling,
     pub(super) attention_factor: Option<f64>,
+    /// Past `LongRoPE`'s original length.
+    pub(super) long_attention_factor: Option<f64>,
     pub(super) softmax_factor: f64,
 }
 
@@ -17,8 +19,10 @@ pub(super) struct Scaled {
 pub(super) struct Habits {
     /// `su` and `yarn` mean LongRoPE, and the original length beside the set is what counts (Phi-3).
     pub(super) phi3: bool,
-    /// `short_mscale` is the attention factor, and the short divisors are all that is used (`PhiMoE`).
+    /// `short_mscale` and `long_mscale` are the attention factors up to the original length and past it (`PhiMoE`).
     pub(super) phimoe: bool,
+    /// Nobody knows the family: they are that where they are there (Phi-3-small).
+    pub(super) unknown: bool,
     /// The set is one of several: a length beside it does not count.
     pub(super) nested: bool,
     /// YaRN has the attention factor 1 where none is given (DeepSeek V4).
@@ -59,6 +63,7 @@ pub(super) fn read(
     // Other types have none, whatever the set says.
     let own_factor = || number(set, "attention_factor");
     let mut attention_factor = None;
+    let mut long_attention_factor = None;
     let mut softmax_factor = 1.0;
     let name = match name {
         "su" | "yarn" if habits.phi3 => "longrope",
@@ -117,12 +122,17 @@ pub(super) fn read(
         "longrope" | "su" => {
             let list = |key| numbers(set, key)?.ok_or_else(|| missing(key));
             let short_factor = list("short_factor")?;
-            let mut long_factor = list("long_factor")?;
+            let long_factor = list("long_factor")?;
             attention_factor = own_factor()?;
-            if habits.phimoe {
-                attention_factor =
-                    Some(number(set, "short_mscale")?.ok_or_else(|| missing("short_mscale"))?);
-                long_factor.clone_from(&short_factor);
+            let is_said = present(set, "short_mscale").or(present(set, "long_mscale"));
+            if habits.phimoe || habits.unknown && is_said.is_some() {
+                let said = |key| number(set, key)?.ok_or_else(|| missing(key));
+                let (short, long) = (said("short_mscale")?, said("long_mscale")?);
+                attention_factor = Some(short);
+                #[expect(clippy::float_cmp, reason = "another factor is another one")]
+                if long != short {
+                    long_attention_factor = Some(long);
+                }
             }
             Scaling::LongRope {
                 short_factor,
@@ -162,6 +172,7 @@ pub(super) fn read(
     Ok(Scaled {
         scaling,
         attention_factor,
+        long_attention_factor,
         softmax_factor,
     })
 }

@@ -2,6 +2,7 @@ use super::families::{Nope, Sets};
 use super::vision::{Scheme, TOWERS};
 use super::*;
 use crate::config::{AxisRun, LayerRope, Yarn};
+use crate::frequencies::Frequencies;
 use crate::positions::GridAxis;
 
 fn read(text: &str) -> ModelRope {
@@ -851,4 +852,34 @@ fn kinds_have_names_of_their_own() {
     );
     let (labelled, _) = names(&label);
     assert_eq!(labelled, ["a", "a (linear)", "a (linear) 2"]);
+}
+
+/// Phi-3.5-MoE was trained and is served with other divisors and another factor past the original length: vLLM's and SGLang's
+/// `Phi3LongRoPEScaledRotaryEmbedding`.
+#[test]
+fn phimoe_has_other_divisors_and_another_factor_past_the_original_length() {
+    let text = r#"{"model_type": "phimoe", "hidden_size": 8, "num_attention_heads": 2, "max_position_embeddings": 131072, "rope_theta": 1e4,
+        "rope_scaling": {"type": "longrope", "short_factor": [1, 2], "long_factor": [4, 8], "short_mscale": 1.25,
+                         "long_mscale": 1.5, "original_max_position_embeddings": 4096}}"#;
+    let of = |text: &str, tokens| {
+        let frequencies = Frequencies::for_length(&only(text).config, tokens).unwrap();
+        let inv_freq: Vec<_> = frequencies.inv_freq().collect();
+        (inv_freq, frequencies.attention_factor())
+    };
+    for text in [text, &text.replace("phimoe", "phi3small")] {
+        assert_eq!(of(text, 4096), (vec![1.0, 0.01 / 2.0], 1.25));
+        assert_eq!(of(text, 4097), (vec![1.0 / 4.0, 0.01 / 8.0], 1.5));
+    }
+    // Other families of transformers do not read them.
+    let phi3 = text.replace("phimoe", "phi3");
+    assert_eq!(of(&phi3, 4096).1, of(&phi3, 4097).1);
+    let fault = |config: RopeConfig| config.validate().unwrap_err().to_string();
+    assert_eq!(
+        fault(only(text).config.with_scaling(Scaling::None)),
+        "long_attention_factor: must be given with LongRoPE only, which alone has a length to be past, got 1.5"
+    );
+    assert_eq!(
+        fault(only(text).config.with_long_attention_factor(0.0)),
+        "long_attention_factor: must be a finite number other than 0, got 0"
+    );
 }
