@@ -12,7 +12,7 @@ mod pairing;
 
 pub use axes::{Axes, AxisRun, MAX_AXES};
 
-pub use model::{LayerKind, LayerRope, ModelRope};
+pub use model::{LayerKind, LayerRope, ModelRope, QueryScaleRule};
 pub use pairing::{PairChannels, Pairing};
 
 use std::f64::consts::TAU;

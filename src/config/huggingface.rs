@@ -22,7 +22,7 @@ use self::scaling::Habits;
 use self::values::{
     Object, flag, missing, number, object, positive, present, string, truncated, whole, wholes,
 };
-use super::{Axes, LayerRope, ModelRope, Pairing, RopeConfig, Scaling};
+use super::{Axes, LayerRope, ModelRope, Pairing, QueryScaleRule, RopeConfig, Scaling};
 use crate::error::{Result, RopeError};
 
 /// Which part of a model's file to read.
@@ -411,6 +411,70 @@ impl Reader<'_> {
         }
         config.validate()?;
         LayerRope::new(config).with_softmax_factor("mscale_all_dim", scaled.softmax_factor)
+    }
+
+    /// What Llama 4's class multiplies the queries of layers that do not rotate by.
+    fn llama4_scale(&self, defaulted: &mut Vec<&'static str>) -> Result<Option<QueryScaleRule>> {
+        const TUNING: &str = "attn_temperature_tuning";
+        if self.family.habit != Some(Habit::Llama4) {
+            return Ok(None);
+        }
+        // Its first files have a number.
+        match present(self.file, TUNING) {
+            None => layers::note(defaulted, TUNING),
+            Some(Value::Bool(false)) => return Ok(None),
+            Some(value) if value.as_f64() == Some(0.0) => return Ok(None),
+            Some(_) => {}
+        }
+        let floor_scale = match whole(self.file, "floor_scale")? {
+            Some(0) => {
+                return Err(RopeError::config("floor_scale", "must be at least 1", 0));
+            }
+            Some(floor_scale) => floor_scale,
+            None => {
+                layers::note(defaulted, "floor_scale");
+                8192
+            }
+        };
+        let attn_scale = match number(self.file, "attn_scale")? {
+            Some(attn_scale) => attn_scale,
+            None => {
+                layers::note(defaulted, "attn_scale");
+                0.1
+            }
+        };
+        Ok(Some(QueryScaleRule::Llama4 {
+            floor_scale,
+            attn_scale,
+        }))
+    }
+
+    /// What a set says that Ministral 3's and Mistral 4's classes multiply queries by. The general rules know it by its key.
+    fn ministral_scale(&self, set: &Object) -> Result<Option<QueryScaleRule>> {
+        const LENGTH: &str = "original_max_position_embeddings";
+        if self.family.is_known() && self.family.habit != Some(Habit::Ministral) {
+            return Ok(None);
+        }
+        let Some(beta) = number(set, "llama_4_scaling_beta")?.filter(|beta| *beta != 0.0) else {
+            return Ok(None);
+        };
+        let beside = if self.nested {
+            None
+        } else {
+            whole(self.file, LENGTH)?
+        };
+        let length = match beside {
+            Some(length) => Some(length),
+            None => whole(set, LENGTH)?,
+        };
+        match length {
+            Some(0) => Err(RopeError::config(LENGTH, "must be at least 1", 0)),
+            Some(original_max_position_embeddings) => Ok(Some(QueryScaleRule::Ministral3 {
+                beta,
+                original_max_position_embeddings,
+            })),
+            None => Err(missing(LENGTH)),
+        }
     }
 
     fn theta(&self, set: &Object, defaulted: &mut Vec<&'static str>) -> Result<f64> {

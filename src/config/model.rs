@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use super::RopeConfig;
 use crate::error::{Result, RopeError};
 use crate::positions::GridPositions;
+use crate::query_scale::QueryScale;
 
 /// What transformers 5 calls layers that have attention.
 const ATTENTION: [&str; 9] = [
@@ -44,6 +45,60 @@ pub struct LayerKind {
     pub name: String,
     /// Their RoPE. None: these layers do not rotate (NoPE).
     pub rope: Option<LayerRope>,
+    /// What their queries are multiplied by, whether they rotate or not. It is the host's to apply, or a table's with
+    /// [`TableSpec::with_query_scale`](crate::TableSpec::with_query_scale). None for most.
+    pub query_scale: Option<QueryScaleRule>,
+}
+
+/// A factor of the query that grows with its position, as a model's file says it.
+///
+/// ```
+/// let text = r#"{ "model_type": "ministral3", "head_dim": 128, "rope_parameters": { "rope_type": "yarn", "rope_theta": 1000000.0,
+///     "factor": 16.0, "original_max_position_embeddings": 16384, "llama_4_scaling_beta": 0.1 } }"#;
+/// # #[cfg(feature = "huggingface")] {
+/// let model = wgpu_rope::config::huggingface::read_config(text)?.expect("Ministral has RoPE");
+/// let rule = model.kind("full_attention")?.query_scale.expect("and scales its queries");
+/// let scale = rule.up_to(262_143)?;
+/// assert_eq!((scale.at(16_383), scale.at(16_384)), (1.0, (1.0 + 0.1 * 2_f64.ln()) as f32));
+/// # }
+/// # Ok::<(), wgpu_rope::RopeError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum QueryScaleRule {
+    /// That of [`QueryScale::llama4`], in layers that do not rotate (`attn_temperature_tuning`).
+    Llama4 {
+        /// Positions that share a value.
+        floor_scale: u32,
+        /// The factor of the logarithm.
+        attn_scale: f64,
+    },
+    /// That of [`QueryScale::ministral3`], behind the rotation (`llama_4_scaling_beta` of Ministral 3 and Mistral 4).
+    Ministral3 {
+        /// The factor of the logarithm.
+        beta: f64,
+        /// Positions that share a value.
+        original_max_position_embeddings: u32,
+    },
+}
+
+impl QueryScaleRule {
+    /// The values for positions up to `max_position`; those past it have the same value as it has.
+    ///
+    /// # Errors
+    /// Those of [`QueryScale::llama4`].
+    pub fn up_to(&self, max_position: u32) -> Result<QueryScale> {
+        match *self {
+            Self::Llama4 {
+                floor_scale,
+                attn_scale,
+            } => QueryScale::llama4(floor_scale, attn_scale, max_position),
+            Self::Ministral3 {
+                beta,
+                original_max_position_embeddings,
+            } => QueryScale::ministral3(beta, original_max_position_embeddings, max_position),
+        }
+    }
 }
 
 /// The RoPE of one kind of layer.
@@ -187,7 +242,8 @@ impl LayerRope {
 }
 
 impl ModelRope {
-    /// The RoPE of all layers that rotate, where they have the same.
+    /// The RoPE of all layers that rotate, where they have the same. What else their kinds say is not in it: see
+    /// [`LayerKind::query_scale`].
     ///
     /// # Errors
     /// [`RopeError::Config`] listing the kinds where they differ, or none rotates.

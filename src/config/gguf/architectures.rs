@@ -16,7 +16,20 @@ pub(super) struct Architecture {
     /// What layers are called that hold no attention, and every how many layers one does, where a rule says so.
     pub(super) other: (&'static str, Option<u32>),
     pub(super) yarn: YarnKeys,
+    pub(super) temperature: Temperature,
     pub(super) habit: Option<Habit>,
+}
+
+/// What queries are multiplied by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Temperature {
+    None,
+    /// Those of layers that do not rotate, while others slide: 0.1, by 8192 positions.
+    Llama4,
+    /// `attention.temperature_scale`, by the length of the first training.
+    Original,
+    /// `attention.temperature_scale`, by `attention.temperature_length`.
+    Said,
 }
 
 /// ggml's rope type.
@@ -195,6 +208,7 @@ const fn base(name: &'static str, order: Order) -> Architecture {
         nope: Nope::None,
         other: ("linear_attention", None),
         yarn: YarnKeys::None,
+        temperature: Temperature::None,
         habit: None,
     }
 }
@@ -256,6 +270,7 @@ with! {
     nope: Nope,
     other: (&'static str, Option<u32>),
     yarn: YarnKeys,
+    temperature: Temperature,
     habit: Option<Habit>,
 }
 
@@ -321,7 +336,8 @@ pub(super) static ARCHITECTURES: &[Architecture] = &[
             Base::OwnOrMain,
             Scale::Factor,
         )
-        .nope(Nope::FourthOrLast),
+        .nope(Nope::FourthOrLast)
+        .temperature(Temperature::Llama4),
     norm("deci").whole().factors(EITHER),
     neox("falcon").whole(),
     neox("grok").whole().yarn(YarnKeys::Grok),
@@ -453,6 +469,7 @@ pub(super) static ARCHITECTURES: &[Architecture] = &[
     norm("deepseek2")
         .head(Head::Latent)
         .yarn(YarnKeys::Tenth)
+        .temperature(Temperature::Said)
         .habit(Some(Habit::DeepSeek2)),
     norm("deepseek2-ocr")
         .head(Head::Quotient)
@@ -577,7 +594,8 @@ pub(super) static ARCHITECTURES: &[Architecture] = &[
     norm("mistral3")
         .whole()
         .factors(EITHER)
-        .yarn(YarnKeys::Mistral),
+        .yarn(YarnKeys::Mistral)
+        .temperature(Temperature::Original),
     norm("eagle3").factors(FREQS),
     base("dflash", Order::Draft)
         .factors(FREQS)
@@ -586,6 +604,7 @@ pub(super) static ARCHITECTURES: &[Architecture] = &[
     norm("mistral4")
         .head(Head::Latent)
         .yarn(YarnKeys::Tenth)
+        .temperature(Temperature::Said)
         .habit(Some(Habit::Softmax)),
     mrope("paddleocr").whole(),
     neox("mimo2").slides(

@@ -1,10 +1,10 @@
 //! Which layers there are, which of them slide, and which rotate.
 
-use super::architectures::{Habit, Nope, Pattern, When};
+use super::architectures::{Habit, Nope, Pattern, Temperature, When};
 use super::keys::{Keys, PerLayer};
 use super::rope::{Kind, Shared};
 use crate::config::model::Kinds;
-use crate::config::{LayerKind, LayerRope, ModelRope};
+use crate::config::{LayerKind, LayerRope, ModelRope, QueryScaleRule};
 use crate::error::Result;
 
 /// The most layers that llama.cpp takes.
@@ -74,8 +74,13 @@ pub(super) fn read(keys: &mut Keys<'_>) -> Result<Option<ModelRope>> {
         return Ok(None);
     };
 
+    let temperature = temperature(keys, sliding.is_some())?;
     let kind_of = |name: &str, rope: Option<LayerRope>| LayerKind {
         name: name.to_owned(),
+        query_scale: temperature.filter(|rule| match rule {
+            QueryScaleRule::Llama4 { .. } => rope.is_none(),
+            QueryScaleRule::Ministral3 { .. } => true,
+        }),
         rope,
     };
     let mut kinds = Kinds::default();
@@ -114,6 +119,40 @@ pub(super) fn read(keys: &mut Keys<'_>) -> Result<Option<ModelRope>> {
         defaulted: std::mem::take(&mut keys.defaulted),
         kinds,
         layers,
+    }))
+}
+
+/// What queries are multiplied by, as llama.cpp's files say it or its code.
+fn temperature(keys: &Keys<'_>, slides: bool) -> Result<Option<QueryScaleRule>> {
+    const SCALE: &str = "attention.temperature_scale";
+    const LENGTH: &str = "attention.temperature_length";
+    const ORIGINAL: &str = "rope.scaling.original_context_length";
+    let temperature = keys.architecture.temperature;
+    if temperature == Temperature::Llama4 && slides {
+        return Ok(Some(QueryScaleRule::Llama4 {
+            floor_scale: 8192,
+            attn_scale: 0.1,
+        }));
+    }
+    if !matches!(temperature, Temperature::Original | Temperature::Said) {
+        return Ok(None);
+    }
+    let Some(beta) = keys.number(SCALE)?.filter(|beta| *beta != 0.0) else {
+        return Ok(None);
+    };
+    let (key, length) = match temperature {
+        Temperature::Said => (LENGTH, keys.required(LENGTH)?),
+        _ => match keys.whole(ORIGINAL)? {
+            Some(length) => (ORIGINAL, length),
+            None => ("context_length", keys.required("context_length")?),
+        },
+    };
+    if length == 0 {
+        return Err(keys.fault(key, "must be at least 1 for attention.temperature_scale", 0));
+    }
+    Ok(Some(QueryScaleRule::Ministral3 {
+        beta,
+        original_max_position_embeddings: length,
     }))
 }
 

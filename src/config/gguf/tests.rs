@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use super::architectures::{ARCHITECTURES, Architecture, Habit, Order};
 use super::{File, Metadata, Value, read_metadata};
-use crate::config::{Axes, LayerRope, ModelRope, Pairing, RopeConfig, Scaling, Yarn};
+use crate::config::{
+    Axes, LayerRope, ModelRope, Pairing, QueryScaleRule, RopeConfig, Scaling, Yarn,
+};
 use crate::error::RopeError;
 use crate::frequencies::Frequencies;
 
@@ -1460,4 +1462,38 @@ fn the_documentation_lists_them() {
         text == table(),
         "stale: run the tests with WGPU_ROPE_BLESS=1"
     );
+}
+
+#[test]
+fn factors_of_the_query_are_read() {
+    let scales = |writer: Writer| -> Vec<Option<QueryScaleRule>> {
+        let model = writer.model();
+        let layers = model.layers.iter();
+        layers.map(|&kind| model.kinds[kind].query_scale).collect()
+    };
+    let llama4 = QueryScaleRule::Llama4 {
+        floor_scale: 8192,
+        attn_scale: 0.1,
+    };
+    assert_eq!(
+        scales(Writer::new("llama4")),
+        [None, None, None, Some(llama4)]
+    );
+    let unslid = Writer::new("llama4").with("attention.sliding_window", U32(0));
+    assert_eq!(scales(unslid), [None; 4]);
+    let ministral = |original_max_position_embeddings| {
+        Some(QueryScaleRule::Ministral3 {
+            beta: 0.5,
+            original_max_position_embeddings,
+        })
+    };
+    let mistral3 = || Writer::new("mistral3").with("attention.temperature_scale", F32(0.5));
+    let with_length = mistral3().with("rope.scaling.original_context_length", U32(16_384));
+    assert_eq!(scales(with_length), [ministral(16_384); 4]);
+    let whole = mistral3().with("context_length", U32(4096));
+    assert_eq!(scales(whole), [ministral(4096); 4]);
+    assert_eq!(scales(Writer::new("mistral3")), [None; 4]);
+    // Keys of others.
+    let llama = Writer::new("llama").with("attention.temperature_scale", F32(0.5));
+    assert_eq!(scales(llama), [None; 4]);
 }

@@ -169,6 +169,10 @@ pub(super) enum Habit {
     NoRotaryDim,
     /// `rotary_dim`, else 64; theta is always 10,000.
     GptJ,
+    /// Queries of layers that do not rotate are scaled by their position.
+    Llama4,
+    /// Queries are scaled by their position, where the set says so.
+    Ministral,
 }
 
 const GEMMA4: &str = r#"{"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
@@ -407,7 +411,7 @@ pub(super) static TEXT: &[Family] = &[
     text(&["kolibri1"]).head(Head::Default(128)).layers(Layers::sliding(Every::last("", 5)).nope(Nope::FullWhileSliding)),
     text(&["laguna"]).sets(Sets::NestedOnly).defaults(r#"{"full_attention": {"rope_type": "default", "rope_theta": 500000.0, "partial_rotary_factor": 0.5}, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}}"#).head(Head::Default(128)),
     text(&["lfm3"]).theta(1_000_000.0).defaults(r#"{"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": {"rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": 0.5}}"#).head(Head::Default(128)),
-    text(&["llama4_text"]).pairing(Interleaved).theta(500_000.0).head(Head::Default(128)).layers(Layers::LISTED.nope(Nope::Listed { rotating: "chunked_attention" })),
+    text(&["llama4_text"]).pairing(Interleaved).theta(500_000.0).head(Head::Default(128)).layers(Layers::LISTED.nope(Nope::Listed { rotating: "chunked_attention" })).habit(Habit::Llama4),
     text(&["longcat_flash"]).pairing(InterleavedToHalfSplit).theta(10_000_000.0).mla(64, 128),
     text(&["mellum"]).sets(Sets::NestedOnly).defaults(r#"{"full_attention": {"rope_type": "default", "rope_theta": 500000.0}, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}"#).head(Head::Default(128)),
     text(&["mimo_v2_flash"]).sets(Sets::NestedOnly).defaults(r#"{"full_attention": {"rope_type": "default", "rope_theta": 5000000.0, "partial_rotary_factor": 0.334}, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.334}}"#).partial(0.334).head(Head::Default(192)).layers(Layers::sliding(Every::last("", 6).starts_full())),
@@ -415,8 +419,8 @@ pub(super) static TEXT: &[Family] = &[
     text(&["minimax"]).theta(1_000_000.0).layers(Layers::mixed("linear_attention", Every::first("", 2))).habit(Habit::NoRotaryDim),
     text(&["minimax_m2"]).theta(5_000_000.0).head(Head::Default(128)),
     text(&["minimax_m3_vl_text"]).theta(5_000_000.0).head(Head::Default(128)).habit(Habit::NoRotaryDim),
-    text(&["ministral3"]).defaults(r#"{"rope_theta": 1000000.0, "factor": 16.0, "original_max_position_embeddings": 16384, "beta_fast": 32.0, "beta_slow": 1.0, "mscale_all_dim": 1.0, "mscale": 1.0, "llama_4_scaling_beta": 0.1, "rope_type": "yarn"}"#).head(Head::Default(128)),
-    text(&["mistral4"]).pairing(InterleavedToHalfSplit).defaults(r#"{"rope_theta": 10000.0, "factor": 128.0, "original_max_position_embeddings": 8192, "beta_fast": 32.0, "beta_slow": 1.0, "mscale_all_dim": 1.0, "mscale": 1.0, "llama_4_scaling_beta": 0.1, "partial_rotary_factor": 0.5, "rope_type": "yarn"}"#).mla(64, 64),
+    text(&["ministral3"]).defaults(r#"{"rope_theta": 1000000.0, "factor": 16.0, "original_max_position_embeddings": 16384, "beta_fast": 32.0, "beta_slow": 1.0, "mscale_all_dim": 1.0, "mscale": 1.0, "llama_4_scaling_beta": 0.1, "rope_type": "yarn"}"#).head(Head::Default(128)).habit(Habit::Ministral),
+    text(&["mistral4"]).pairing(InterleavedToHalfSplit).defaults(r#"{"rope_theta": 10000.0, "factor": 128.0, "original_max_position_embeddings": 8192, "beta_fast": 32.0, "beta_slow": 1.0, "mscale_all_dim": 1.0, "mscale": 1.0, "llama_4_scaling_beta": 0.1, "partial_rotary_factor": 0.5, "rope_type": "yarn"}"#).mla(64, 64).habit(Habit::Ministral),
     text(&["mistral_large4_text"]).pairing(InterleavedToHalfSplit).defaults(r#"{"rope_type": "yarn", "rope_theta": 10000.0, "factor": 2048.0, "original_max_position_embeddings": 512, "beta_fast": 32.0, "beta_slow": 1.0, "attention_factor": 1.0}"#).mla(64, 64).layers(Layers::LISTED.nope(Nope::Listed { rotating: "full_attention" })),
     text(&["mllama_text_model"]).theta(500_000.0).layers(Layers::LISTED.nope(Nope::Cross)),
     text(&["modernbert", "modernbert-decoder"]).sets(Sets::GlobalLocal(MODERNBERT)).layers(Layers::sliding(Every::first("global_attn_every_n_layers", 3))),

@@ -28,6 +28,15 @@ struct Parameters<'a> {
     nested: bool,
 }
 
+impl Parameters<'_> {
+    /// The set of this label, if there is one. Some(None): layers of this label do not rotate.
+    fn of(&self, label: &str) -> Option<Option<&Object>> {
+        let own = |(known, _): &&(String, _)| known.is_empty() || known == label;
+        let (_, set) = self.sets.iter().find(own)?;
+        Some(set.as_deref())
+    }
+}
+
 /// Kinds that hold no attention that could rotate.
 fn is_without_attention(name: &str) -> bool {
     [
@@ -67,30 +76,37 @@ pub(super) fn read(
     };
     let scaled: Option<HashSet<usize>> = wholes(file, "rope_scaling_layers")?
         .map(|layers| layers.into_iter().map(|layer| layer as usize).collect());
-    let kind_of = |name: &str, rope: Option<LayerRope>| LayerKind {
-        name: name.to_owned(),
-        rope,
+    let still = reader.llama4_scale(&mut defaulted)?;
+    let kind_of = |name: &str, rope: Option<LayerRope>| -> Result<LayerKind> {
+        let query_scale = if rope.is_none() {
+            still
+        } else {
+            let label = label_of(family, name);
+            let set = parameters.of(&label).flatten();
+            set.map_or(Ok(None), |set| reader.ministral_scale(set))?
+        };
+        Ok(LayerKind {
+            name: name.to_owned(),
+            rope,
+            query_scale,
+        })
     };
     let mut rope = |kind: &str, theta: Option<f64>, plain: bool| -> Result<Option<LayerRope>> {
         if is_without_attention(kind) {
             return Ok(None);
         }
         let label = label_of(family, kind);
-        let own = parameters
-            .sets
-            .iter()
-            .find(|(known, _)| known.is_empty() || *known == label);
-        match own {
-            Some((_, None)) => Ok(None),
-            Some((_, Some(set))) if is_nope(set) => Ok(None),
-            Some((_, Some(set))) if plain => {
-                let mut unscaled = set.clone().into_owned();
+        match parameters.of(&label) {
+            Some(None) => Ok(None),
+            Some(Some(set)) if is_nope(set) => Ok(None),
+            Some(Some(set)) if plain => {
+                let mut unscaled = set.clone();
                 unscaled.insert("rope_type".into(), "default".into());
                 reader
                     .rope(kind, &unscaled, theta, &mut defaulted)
                     .map(Some)
             }
-            Some((_, Some(set))) => reader.rope(kind, set, theta, &mut defaulted).map(Some),
+            Some(Some(set)) => reader.rope(kind, set, theta, &mut defaulted).map(Some),
             None => Err(RopeError::config(
                 "rope_parameters",
                 format!("must have an entry for the layer type {kind}"),
@@ -117,7 +133,7 @@ pub(super) fn read(
                     Turn::Theta(theta) => rope(name, Some(theta), plain)?,
                     Turn::Yes => rope(name, None, plain)?,
                 };
-                let kind = kinds.add(kind_of(name, rope))?;
+                let kind = kinds.add(kind_of(name, rope)?)?;
                 known.insert(key, kind);
                 kind
             }
@@ -134,7 +150,7 @@ pub(super) fn read(
         let is_there = names.iter().any(|known| known == name);
         if !is_there && (!label.is_empty() || names.is_empty()) {
             let rope = rope(name, None, false)?;
-            kinds.add(kind_of(name, rope))?;
+            kinds.add(kind_of(name, rope)?)?;
         }
     }
     Ok(kinds.finish(&mut layers).map(|kinds| ModelRope {

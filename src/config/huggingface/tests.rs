@@ -883,3 +883,82 @@ fn phimoe_has_other_divisors_and_another_factor_past_the_original_length() {
         "long_attention_factor: must be a finite number other than 0, got 0"
     );
 }
+
+/// Values by the formulas of `Llama4TextAttention` and `get_llama_4_attn_scale` of transformers 5.23, worked out with Python's floats:
+/// `1 + 0.1 * math.log1p(math.floor((p + 1) / 8192))` and `1 + 0.1 * math.log(1 + p // 16384)`.
+#[test]
+fn factors_of_the_query_are_read() {
+    let llama4 = |more: &str| {
+        read(&format!(
+            r#"{{"model_type": "llama4_text", "num_hidden_layers": 4, "rope_theta": 5e5 {more}}}"#
+        ))
+    };
+    let model = llama4("");
+    let (still, rotating) = (model.layer(3).unwrap(), model.layer(0).unwrap());
+    assert!(still.rope.is_none() && rotating.rope.is_some());
+    assert_eq!(rotating.query_scale, None);
+    let scale = still.query_scale.unwrap().up_to(1 << 20).unwrap();
+    for (position, expected) in [
+        (0, 1.0_f32),
+        (8190, 1.0),
+        (8191, 1.069_314_7),
+        (100_000, 1.256_494_9),
+        (1 << 20, 1.485_981_2),
+    ] {
+        assert_eq!(scale.at(position), expected, "{position}");
+    }
+    for key in ["attn_temperature_tuning", "floor_scale", "attn_scale"] {
+        assert!(model.defaulted.contains(&key));
+    }
+    let own = llama4(r#", "attn_temperature_tuning": 4, "floor_scale": 4096, "attn_scale": 0.2"#);
+    assert_eq!(
+        own.layer(3).unwrap().query_scale,
+        Some(QueryScaleRule::Llama4 {
+            floor_scale: 4096,
+            attn_scale: 0.2
+        })
+    );
+    for off in ["false", "0"] {
+        let off = llama4(&format!(r#", "attn_temperature_tuning": {off}"#));
+        assert_eq!(off.layer(3).unwrap().query_scale, None);
+    }
+
+    let set = r#"{"rope_type": "yarn", "rope_theta": 1e6, "factor": 16, "original_max_position_embeddings": 16384,
+        "llama_4_scaling_beta": 0.1}"#;
+    let of = |family: &str| {
+        let model = read(&format!(
+            r#"{{"model_type": "{family}", "head_dim": 128, "rope_parameters": {set}}}"#
+        ));
+        model.kinds[0].query_scale
+    };
+    let rule = of("ministral3").unwrap();
+    let scale = rule.up_to(262_143).unwrap();
+    for (position, expected) in [
+        (16_383, 1.0_f32),
+        (16_384, 1.069_314_7),
+        (100_000, 1.194_591_0),
+        (262_143, 1.277_258_9),
+    ] {
+        assert_eq!(scale.at(position), expected, "{position}");
+    }
+    assert_eq!(of("mistral4"), Some(rule));
+    assert_eq!(of("nobody_knows_it"), Some(rule));
+    // Its class does not look at it.
+    assert_eq!(of("mistral"), None);
+    // A file without parameters has the class's.
+    let defaults = read(r#"{"model_type": "ministral3", "head_dim": 128}"#);
+    assert_eq!(defaults.kinds[0].query_scale, Some(rule));
+    let floorless = r#"{"model_type": "llama4_text", "num_hidden_layers": 4, "floor_scale": 0}"#;
+    assert_eq!(fault(floorless), "floor_scale: must be at least 1, got 0");
+    let text = format!(r#"{{"model_type": "ministral3", "rope_parameters": {set}}}"#);
+    for (length, expected) in [
+        (
+            "0",
+            "original_max_position_embeddings: must be a number above 0, got 0",
+        ),
+        ("null", "max_position_embeddings: must be given, got none"),
+    ] {
+        let text = text.replace("16384", length);
+        assert_eq!(fault(&text), expected);
+    }
+}

@@ -373,6 +373,7 @@ impl Tower {
             Ok(LayerKind {
                 name: name.to_owned(),
                 rope: Some(rope),
+                query_scale: None,
             })
         };
         let (kinds, layers) = if self.scheme == Scheme::Sam3 {
