@@ -12,6 +12,8 @@ pub(super) struct Architecture {
     pub(super) own_dimensions: bool,
     pub(super) factors: Factors,
     pub(super) sliding: Option<Sliding>,
+    /// What sliding layers are called.
+    pub(super) sliding_name: &'static str,
     pub(super) nope: Nope,
     /// What layers are called that hold no attention, and every how many layers one does, where a rule says so.
     pub(super) other: (&'static str, Option<u32>),
@@ -180,8 +182,6 @@ pub(super) enum Habit {
     Baichuan,
     /// Base 10,000 and no scaling, whatever the file says.
     Fixed,
-    /// As `Fixed`, half-split.
-    FixedNeox,
     /// The base grows by `rope.scaling.alpha`.
     Alpha,
     /// `rope.dimension_count` is twice that of full layers.
@@ -205,6 +205,7 @@ const fn base(name: &'static str, order: Order) -> Architecture {
         own_dimensions: false,
         factors: NO_FACTORS,
         sliding: None,
+        sliding_name: "sliding_attention",
         nope: Nope::None,
         other: ("linear_attention", None),
         yarn: YarnKeys::None,
@@ -267,6 +268,7 @@ macro_rules! with {
 with! {
     head: Head,
     factors: Factors,
+    sliding_name: &'static str,
     nope: Nope,
     other: (&'static str, Option<u32>),
     yarn: YarnKeys,
@@ -336,6 +338,7 @@ pub(super) static ARCHITECTURES: &[Architecture] = &[
             Base::OwnOrMain,
             Scale::Factor,
         )
+        .sliding_name("chunked_attention")
         .nope(Nope::FourthOrLast)
         .temperature(Temperature::Llama4),
     norm("deci").whole().factors(EITHER),
@@ -471,9 +474,9 @@ pub(super) static ARCHITECTURES: &[Architecture] = &[
         .yarn(YarnKeys::Tenth)
         .temperature(Temperature::Said)
         .habit(Some(Habit::DeepSeek2)),
-    norm("deepseek2-ocr")
+    neox("deepseek2-ocr")
         .head(Head::Quotient)
-        .habit(Some(Habit::FixedNeox)),
+        .habit(Some(Habit::Fixed)),
     norm("deepseek32")
         .head(Head::Latent)
         .yarn(YarnKeys::Tenth)

@@ -95,8 +95,7 @@ pub(super) fn read(keys: &mut Keys<'_>) -> Result<Option<ModelRope>> {
         }
         let (name, kind) = match compressed.as_ref().and_then(|ratios| ratios.get(layer)) {
             None | Some(0) if !slides(layer) => ("full_attention", Kind::Full),
-            None | Some(0) if architecture.name == "llama4" => ("chunked_attention", Kind::Sliding),
-            None | Some(0) => ("sliding_attention", Kind::Sliding),
+            None | Some(0) => (architecture.sliding_name, Kind::Sliding),
             Some(128) => ("heavily_compressed_attention", Kind::Compressed),
             Some(_) => ("compressed_sparse_attention", Kind::Compressed),
         };

@@ -53,8 +53,7 @@ impl<'a, 'k> Shared<'a, 'k> {
         let architecture = self.keys.architecture;
         let head_dim = self.head_dim(kind)?;
         let rotary_dim = self.rotary_dim(kind, head_dim)?;
-        let is_fixed = matches!(architecture.habit, Some(Habit::Fixed | Habit::FixedNeox));
-        let theta = if is_fixed {
+        let theta = if architecture.habit == Some(Habit::Fixed) {
             10_000.0
         } else {
             self.theta(kind, head_dim)?
@@ -68,7 +67,6 @@ impl<'a, 'k> Shared<'a, 'k> {
             Order::Draft if sections != [0; 4] => Order::Mrope,
             Order::Draft if self.is_hyper => Order::Norm,
             Order::Draft => Order::Neox,
-            Order::Norm if architecture.habit == Some(Habit::FixedNeox) => Order::Neox,
             order => order,
         };
         let (pairing, axes) = match order {
@@ -283,7 +281,7 @@ impl<'a, 'k> Shared<'a, 'k> {
     fn layer_scaling(&self, kind: Kind, order: Order) -> LayerScaling {
         let architecture = self.keys.architecture;
         let scale = match (architecture.habit, architecture.sliding) {
-            (Some(Habit::Fixed | Habit::FixedNeox), _) => Scale::Plain,
+            (Some(Habit::Fixed), _) => Scale::Plain,
             (Some(Habit::DeepSeek4), _) if kind != Kind::Compressed => Scale::Plain,
             (Some(Habit::Draft), _) if self.is_hyper => Scale::Plain,
             (_, Some(sliding)) if kind == Kind::Sliding => sliding.scale,

@@ -1417,16 +1417,7 @@ fn table() -> String {
     let is_still = |one: &Architecture| {
         !is_refused(one) && (one.order == Order::None || one.habit == Some(Habit::NeverRotates))
     };
-    let of = |order: Order| {
-        list(&|one| {
-            let own = if one.habit == Some(Habit::FixedNeox) {
-                Order::Neox
-            } else {
-                one.order
-            };
-            own == order && !is_still(one) && !is_refused(one)
-        })
-    };
+    let of = |order: Order| list(&|one| one.order == order && !is_still(one) && !is_refused(one));
     let rows = [
         ("interleaved (NORM)", of(Order::Norm)),
         ("half-split (NEOX)", of(Order::Neox)),
