@@ -9,6 +9,8 @@ pub mod gguf;
 pub mod huggingface;
 mod model;
 mod pairing;
+#[cfg(any(feature = "huggingface", feature = "gguf"))]
+mod reading;
 
 pub use axes::{Axes, AxisRun, MAX_AXES};
 

@@ -22,6 +22,7 @@ use self::scaling::Habits;
 use self::values::{
     Object, flag, missing, number, object, positive, present, string, truncated, whole, wholes,
 };
+use super::reading::note;
 use super::{Axes, LayerRope, ModelRope, Pairing, QueryScaleRule, RopeConfig, Scaling};
 use crate::error::{Result, RopeError};
 
@@ -421,7 +422,7 @@ impl Reader<'_> {
         }
         // Its first files have a number.
         match present(self.file, TUNING) {
-            None => layers::note(defaulted, TUNING),
+            None => note(defaulted, TUNING),
             Some(Value::Bool(false)) => return Ok(None),
             Some(value) if value.as_f64() == Some(0.0) => return Ok(None),
             Some(_) => {}
@@ -432,14 +433,14 @@ impl Reader<'_> {
             }
             Some(floor_scale) => floor_scale,
             None => {
-                layers::note(defaulted, "floor_scale");
+                note(defaulted, "floor_scale");
                 8192
             }
         };
         let attn_scale = match number(self.file, "attn_scale")? {
             Some(attn_scale) => attn_scale,
             None => {
-                layers::note(defaulted, "attn_scale");
+                note(defaulted, "attn_scale");
                 0.1
             }
         };
@@ -503,7 +504,7 @@ impl Reader<'_> {
         if !family.is_known() {
             return Err(missing("rope_theta"));
         }
-        layers::note(defaulted, "rope_theta");
+        note(defaulted, "rope_theta");
         Ok(family.theta)
     }
 
@@ -540,7 +541,7 @@ impl Reader<'_> {
                 Ok(match whole(file, key)? {
                     Some(value) => value,
                     None => {
-                        layers::note(defaulted, key);
+                        note(defaulted, key);
                         default
                     }
                 })
@@ -613,7 +614,7 @@ impl Reader<'_> {
             Some(Habit::GptJ) => Some(match whole(file, "rotary_dim")? {
                 Some(rotary_dim) => rotary_dim,
                 None => {
-                    layers::note(defaulted, "rotary_dim");
+                    note(defaulted, "rotary_dim");
                     64
                 }
             }),
@@ -633,7 +634,7 @@ impl Reader<'_> {
         #[expect(clippy::float_cmp, reason = "a factor of exactly 1 is the whole head")]
         let partial = partial.unwrap_or_else(|| {
             if family.partial != 1.0 {
-                layers::note(defaulted, "partial_rotary_factor");
+                note(defaulted, "partial_rotary_factor");
             }
             family.partial
         });
@@ -661,7 +662,7 @@ impl Reader<'_> {
             return Ok(match whole(file, "global_head_dim")?.or(listed) {
                 Some(head_dim) => head_dim,
                 None => {
-                    layers::note(defaulted, "global_head_dim");
+                    note(defaulted, "global_head_dim");
                     global
                 }
             });
@@ -695,7 +696,7 @@ impl Reader<'_> {
             family.head,
             !file.contains_key("head_dim") || said.0.is_none(),
         ) {
-            layers::note(defaulted, "head_dim");
+            note(defaulted, "head_dim");
             return Ok(head_dim);
         }
         // What the class has where the file says nothing of its size.
@@ -709,7 +710,7 @@ impl Reader<'_> {
                     (&mut said.1, "num_attention_heads", *heads),
                 ] {
                     if said.is_none() {
-                        layers::note(defaulted, key);
+                        note(defaulted, key);
                         *said = Some((key, default));
                     }
                 }
@@ -763,7 +764,7 @@ impl Reader<'_> {
         }
         let mut sections = |default: [u32; 3]| {
             given.clone().unwrap_or_else(|| {
-                layers::note(defaulted, "mrope_section");
+                note(defaulted, "mrope_section");
                 default.to_vec()
             })
         };

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::architectures::Architecture;
 use super::{Metadata, Value};
+use crate::config::reading;
 use crate::error::{Result, RopeError};
 
 /// The keys of a file. Their names are given without the architecture, which stands before each.
@@ -32,10 +33,8 @@ impl PerLayer {
 
 /// A text as an error shows it: long ones are cut.
 pub(super) fn cut(text: &str) -> String {
-    match text.char_indices().nth(60) {
-        Some((at, _)) => format!("{:?}…", &text[..at]),
-        None => format!("{text:?}"),
-    }
+    let (start, rest) = reading::cut(text);
+    format!("{start:?}{rest}")
 }
 
 fn shown(value: &Value) -> String {
@@ -112,9 +111,7 @@ impl<'a> Keys<'a> {
 
     /// Notes a key whose value is a default, once.
     pub(super) fn note(&mut self, key: &'static str) {
-        if !self.defaulted.contains(&key) {
-            self.defaulted.push(key);
-        }
+        reading::note(&mut self.defaulted, key);
     }
 
     fn typed<T>(

@@ -11,15 +11,9 @@ use super::values::{
     Object, missing, numbers, numbers_or_null, object, positive, present, strings, whole, wholes,
 };
 use crate::config::model::Kinds;
+use crate::config::reading::note;
 use crate::config::{LayerKind, LayerRope, ModelRope};
 use crate::error::{Result, RopeError};
-
-/// Notes a key whose value is a default, once.
-pub(super) fn note(defaulted: &mut Vec<&'static str>, key: &'static str) {
-    if !defaulted.contains(&key) {
-        defaulted.push(key);
-    }
-}
 
 /// The parameters of a part.
 struct Parameters<'a> {

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::config::reading::cut;
 use crate::error::{Result, RopeError};
 
 pub(super) type Object = Map<String, Value>;
@@ -13,10 +14,8 @@ pub(super) fn missing(key: &'static str) -> RopeError {
 /// A value as an error shows it: long ones are cut.
 fn shown(value: &Value) -> String {
     let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text,
-    }
+    let (start, rest) = cut(&text);
+    format!("{start}{rest}")
 }
 
 /// What is there; `null` counts as absent.

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::f64::consts::TAU;
 
 use super::values::{Object, missing, object, positive, sides, string, whole, wholes};
+use crate::config::reading::note;
 use crate::config::{Axes, AxisRun, LayerKind, LayerRope, ModelRope, Pairing, RopeConfig, Scaling};
 use crate::error::{Result, RopeError};
 use crate::positions::{GridAxis, GridPositions};
@@ -439,7 +440,7 @@ impl Tower {
                 return Ok(theta);
             }
         }
-        defaulted.push("rope_theta");
+        note(defaulted, "rope_theta");
         Ok(self.theta)
     }
 
@@ -462,10 +463,10 @@ impl Tower {
         let size = first_of(file, &["embed_dim", "width", "hidden_size"])?;
         let heads = first_of(file, &["num_heads", "heads", "num_attention_heads"])?;
         if size.is_none() {
-            defaulted.push("hidden_size");
+            note(defaulted, "hidden_size");
         }
         if heads.is_none() {
-            defaulted.push("num_attention_heads");
+            note(defaulted, "num_attention_heads");
         }
         super::quotient(
             "num_attention_heads",
