@@ -651,7 +651,7 @@ fn faults_name_the_key() {
     assert!(fault("{").starts_with("config.json: must be JSON, got EOF"));
 }
 
-/// ModernBERT and mmBERT keep what their files said before their classes rotated; those classes never read it.
+/// `ModernBERT` and mmBERT keep what their files said before their classes rotated; those classes never read it.
 #[test]
 fn families_that_always_rotate_do_not_ask_what_positions_are() {
     for left_over in ["absolute", "sans_pos"] {
@@ -854,7 +854,7 @@ fn kinds_have_names_of_their_own() {
     assert_eq!(labelled, ["a", "a (linear)", "a (linear) 2"]);
 }
 
-/// Phi-3.5-MoE was trained and is served with other divisors and another factor past the original length: vLLM's and SGLang's
+/// Phi-3.5-MoE was trained and is served with other divisors and another factor past the original length: vLLM's and `SGLang`'s
 /// `Phi3LongRoPEScaledRotaryEmbedding`.
 #[test]
 fn phimoe_has_other_divisors_and_another_factor_past_the_original_length() {
@@ -936,7 +936,7 @@ fn factors_of_the_query_are_read() {
     for (position, expected) in [
         (16_383, 1.0_f32),
         (16_384, 1.069_314_7),
-        (100_000, 1.194_591_0),
+        (100_000, 1.194_591),
         (262_143, 1.277_258_9),
     ] {
         assert_eq!(scale.at(position), expected, "{position}");
