@@ -52,8 +52,13 @@ fn described(family: &Family) -> String {
     let theta = match family.sets {
         Sets::GlobalLocal(rule) => format!("{:e} full, {:e} sliding", rule.global, rule.local),
         Sets::DeepSeekV4 => "1e4 main, 1.6e5 compress".to_owned(),
-        _ if family.defaults.is_some() => "a set of its own".to_owned(),
-        _ => format!("{:e}", family.theta),
+        _ => {
+            let defaults = family.defaults.map_or_else(String::new, |set| {
+                let set: Vec<_> = set.split_whitespace().collect();
+                format!("; of a file without parameters `{}`", set.join(" "))
+            });
+            format!("{:e}{defaults}", family.theta)
+        }
     };
     let axes = match family.axes {
         TextAxes::One => "",
@@ -74,7 +79,12 @@ fn described(family: &Family) -> String {
     let only_if = family.only_if.map_or_else(String::new, |(key, value)| {
         format!("only where `{key}` is {value}")
     });
-    let notes: Vec<_> = [axes, nope, &only_if]
+    let query = match family.habit {
+        Some(Habit::Llama4) => "queries that do not rotate are scaled by position",
+        Some(Habit::Ministral) => "queries are scaled by position",
+        _ => "",
+    };
+    let notes: Vec<_> = [axes, nope, &only_if, query]
         .into_iter()
         .filter(|note| !note.is_empty())
         .collect();
@@ -386,7 +396,7 @@ fn latent_attention_rotates_the_tail_and_scales_the_softmax() {
         (192, 64, 128)
     );
     assert_eq!(config.pairing(), Pairing::InterleavedToHalfSplit);
-    // Section 2.12 of the facts gathered: 1.873854 for 1/1 and a factor of 40; cos and sin stay unscaled.
+    // yarn's mscale 1/1 at factor 40 (DeepSeek V3): (0.1 ln 40 + 1)^2 = 1.873854; cos and sin stay unscaled.
     assert!(
         (rope.softmax_factor - 1.873_854).abs() < 1e-6,
         "{}",
