@@ -26,8 +26,8 @@ pub(crate) const MAX_HEAD_DIM: u32 = 65_536;
 
 /// How the inverse frequencies depart from `theta^(-2k/r)`, r being the rotary dimension and k the pair.
 ///
-/// A scaling of a longer context says nothing of lengths but for two: [`Scaling::Dynamic`] and [`Scaling::LongRope`] give other
-/// frequencies past a length, see [`Frequencies::for_length`](crate::Frequencies::for_length).
+/// Only two scalings depend on the length of the context: [`Scaling::Dynamic`] and [`Scaling::LongRope`]. They give other frequencies past
+/// a length, see [`Frequencies::for_length`](crate::Frequencies::for_length).
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Scaling {
@@ -109,6 +109,14 @@ pub enum Scaling {
 }
 
 /// The parameters of YaRN. Made with [`Yarn::new`] and changed with the `with_` methods.
+///
+/// ```
+/// use wgpu_rope::Yarn;
+/// let yarn = Yarn::new(4.0, 32_768.0).with_betas(16.0, 2.0).with_mscale(Some(1.0), None).with_truncate(false);
+/// assert_eq!((yarn.factor(), yarn.original_max_position_embeddings()), (4.0, 32_768.0));
+/// assert_eq!((yarn.beta_fast(), yarn.beta_slow()), (16.0, 2.0));
+/// assert_eq!((yarn.mscale(), yarn.mscale_all_dim(), yarn.truncate()), (Some(1.0), None, false));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Yarn {
     pub(crate) factor: f64,
@@ -146,8 +154,8 @@ impl Yarn {
         }
     }
 
-    /// The attention factor as the quotient of `0.1 mscale ln(factor) + 1` and `0.1 mscale_all_dim ln(factor) + 1`, where both are
-    /// neither absent nor 0 (DeepSeek V2 and V3).
+    /// The attention factor as the quotient of `0.1 mscale ln(factor) + 1` and `0.1 mscale_all_dim ln(factor) + 1`, if both are given and
+    /// neither is 0 (DeepSeek V2 and V3).
     #[must_use]
     pub fn with_mscale(self, mscale: Option<f64>, mscale_all_dim: Option<f64>) -> Self {
         Self {
@@ -161,6 +169,48 @@ impl Yarn {
     #[must_use]
     pub fn with_truncate(self, truncate: bool) -> Self {
         Self { truncate, ..self }
+    }
+
+    /// How many times longer the context becomes.
+    #[must_use]
+    pub fn factor(&self) -> f64 {
+        self.factor
+    }
+
+    /// The context length of the first training, in positions.
+    #[must_use]
+    pub fn original_max_position_embeddings(&self) -> f64 {
+        self.original_max_position_embeddings
+    }
+
+    /// Pairs that make more turns than this within the original context are kept.
+    #[must_use]
+    pub fn beta_fast(&self) -> f64 {
+        self.beta_fast
+    }
+
+    /// Pairs that make fewer turns than this within the original context are divided.
+    #[must_use]
+    pub fn beta_slow(&self) -> f64 {
+        self.beta_slow
+    }
+
+    /// The numerator's factor, see [`Yarn::with_mscale`].
+    #[must_use]
+    pub fn mscale(&self) -> Option<f64> {
+        self.mscale
+    }
+
+    /// The denominator's factor, see [`Yarn::with_mscale`].
+    #[must_use]
+    pub fn mscale_all_dim(&self) -> Option<f64> {
+        self.mscale_all_dim
+    }
+
+    /// Whether the ramp ends on whole pairs.
+    #[must_use]
+    pub fn truncate(&self) -> bool {
+        self.truncate
     }
 
     /// What DeepSeek V2 and V3 multiply the scale of the softmax by, beside all that cos and sin carry:
@@ -606,11 +656,19 @@ impl RopeConfig {
         }
     }
 
-    /// Checks every value by itself.
+    /// Checks every value, and that they go together. What [`Frequencies`](crate::Frequencies) make of them is checked there.
     ///
     /// # Errors
-    /// [`RopeError::Config`] naming the value: an odd or empty rotary dimension, a window outside the head, a theta or
-    /// scaling parameter that is not a positive finite number, an attention factor that is 0 or not finite.
+    /// [`RopeError::Config`] naming the value:
+    /// - a head of no channel or of more than 65,536, an odd or empty rotary dimension, a window outside the head, a `frequency_dim`
+    ///   of 0 or above 65,536, or of 2 and less with a scaling that changes the base;
+    /// - a theta or a scaling's parameter that is not a positive finite number (of [`Yarn`], `mscale` and `mscale_all_dim` may be any
+    ///   finite ones, and the original length has to be above 1, as that of LongRoPE);
+    /// - divisors or factors that are not one for each pair, a `high_freq_factor` below `low_freq_factor`, more `rotated_pairs` than pairs;
+    /// - blocks of a pairing that do not divide the pairs;
+    /// - axes that are more than [`MAX_AXES`] or do not come to the pairs, and axes whose exponents start anew with a scaling other than
+    ///   [`Scaling::None`] and [`Scaling::Linear`];
+    /// - an attention factor that is 0 or not finite, and a long one without LongRoPE.
     pub fn validate(&self) -> Result<()> {
         if self.head_dim == 0 || self.head_dim > MAX_HEAD_DIM {
             return Err(RopeError::config(
