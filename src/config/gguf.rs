@@ -12,6 +12,8 @@
 //!   and as they are read here. With sections `[24, 20, 20, 0]` these are pairs 61 and 62.
 //! - **Factors of scaling** are taken as the file has them: ggml takes their reciprocals, rounded to f32.
 //! - **Heads** are counted on the first layer that has any (`PLaMo` 2): llama.cpp looks at the first layer only, and turns nothing there.
+//! - **Kinds of layers** that scale their queries by position (`attention.temperature_scale`; Llama 4, whose file does not say) have a
+//!   [`query_scale`](super::LayerKind::query_scale), whose values are f64 until they are planned; llama.cpp's are f32.
 //! - **Types** of integers and floats are taken as they come: llama.cpp refuses an i32 where it looks for a u32.
 //!
 //! A model in several parts (`…-00001-of-00005.gguf`) is read from the first; any of them may hold its tensors, so [`File::open`] looks into all.

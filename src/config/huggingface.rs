@@ -4,6 +4,29 @@
 //! all layers or one for each kind. What a file leaves out is the default of its family's class in transformers 5.23, and the result
 //! says so. A `model_type` that nobody knows is read by the general rules: half-split, theta and the rest from the file.
 //!
+//! What a model multiplies its queries by, beside the rotation, is in
+//! [`LayerKind::query_scale`](super::LayerKind::query_scale): Llama 4's `attn_temperature_tuning`, `floor_scale` and `attn_scale`, and
+//! `llama_4_scaling_beta` of Ministral 3 and Mistral 4. What it multiplies the scale of the softmax by is in
+//! [`LayerRope::softmax_factor`].
+//!
+//! # Where this is not transformers
+//! - **`PhiMoE`** takes `long_factor` and `long_mscale` for contexts past `original_max_position_embeddings`, as it was trained and as vLLM
+//!   and `SGLang` have it; the divisors are those of its GGUF files. transformers changes the magnitude there and keeps the short divisors.
+//!   A `longrope` of a family that nobody knows has `short_mscale` and `long_mscale` too, where they are given.
+//! - **`truncate`** counts in each set of parameters. transformers looks for it beside the sets, where there are several, and so rounds the
+//!   ends of YaRN's ramp whatever these say.
+//! - **Types of scaling** that transformers has not: `ntk` and `deepseek_yarn` are vLLM's; `alpha` beside `dynamic`, which transformers knows for
+//!   Hunyuan, is read for every family.
+//! - **`rope_interleave`** counts for every family whose pairs go from interleaved to half-split. The classes of DeepSeek V3, A.X K1, Youtu,
+//!   GLM 4 MoE Lite and Mistral 4 look at it; the others of that sort always take interleaved pairs.
+//! - **`mrope_section`** has to add up to the pairs in every scheme. transformers cuts off or leaves to time what does not, where axes go by
+//!   turns.
+//! - **A model without RoPE** whose `position_embedding_type` is `rope` or `rotary` rotates, as the remote code that its file is of
+//!   (jina-embeddings-v3).
+//!
+//! Not read, by transformers neither: Nomic's `rotary_scaling_factor` (its remote code's dynamic scaling) and `rotary_emb_interleaved`, and
+//! Qwen 1's `use_dynamic_ntk`. Where they are set, change the configuration with the methods of [`RopeConfig`].
+//!
 //! # Known families
 #![doc = include_str!("huggingface/families.md")]
 
@@ -563,7 +586,8 @@ impl Reader<'_> {
         }
         let head_dim = self.head_dim(kind, defaulted)?;
         let (partial, rotary_dim) = self.rotary(set, head_dim, defaulted)?;
-        // An odd number of channels has one frequency more than pairs, and so one channel more rotates.
+        // An odd number of channels has one frequency more than pairs, and so one channel more rotates. A whole head has no channel more: an
+        // odd one is left odd, so that `RopeConfig::validate` refuses it.
         let even = rotary_dim.checked_next_multiple_of(2).unwrap_or(rotary_dim);
         let even = if rotary_dim == head_dim {
             rotary_dim

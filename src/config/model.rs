@@ -27,7 +27,7 @@ const ATTENTION: [&str; 9] = [
 pub struct ModelRope {
     /// The family whose rules were taken: its `model_type` or architecture. None: nobody knows it, and the general rules were.
     pub family: Option<&'static str>,
-    /// What the file does not say, and the family's defaults do: keys of a `config.json` or of GGUF metadata.
+    /// Keys the file lacks, whose values are the family's defaults: of a `config.json` or of GGUF metadata.
     pub defaulted: Vec<&'static str>,
     /// The kinds of layers, in the order of their first layer. There is at least one.
     pub kinds: Vec<LayerKind>,

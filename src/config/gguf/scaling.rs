@@ -138,7 +138,7 @@ impl FileScaling {
         })
     }
 
-    /// The positions of the first training. None: 0.
+    /// Positions of the first training; 0 where the file says 0. `context_length` where the key is missing.
     fn original(&mut self, keys: &mut Keys<'_>) -> Result<f64> {
         if let Some(original) = self.original {
             return Ok(original);

@@ -46,7 +46,7 @@ pub(super) fn read(
     let required = |key: &'static str| positive(set, key)?.ok_or_else(|| missing(key));
     let key = "max_position_embeddings";
     let longest = || positive(file, key)?.ok_or_else(|| missing(key));
-    // Beside the set it counts for more than inside, and the model's whole length stands in for it.
+    // A value beside the set wins over one inside; if neither is there, `max_position_embeddings` is used.
     let original = || {
         let key = "original_max_position_embeddings";
         let beside = if habits.nested {
