@@ -521,6 +521,25 @@ fn tensors_share_a_length() {
     assert_ne!(together.get("q").bytes, short.get("q").bytes);
 }
 
+/// What a rotation cannot do is said: the softmax of DeepSeek V3, `(0.1 ln 40 + 1)^2`, and the queries of Ministral 3.
+#[test]
+fn what_is_the_attentions_to_do_is_reported() {
+    let folder = Folder::new("attention");
+    let x = Tensor::heads(&[1, 1, 2, 8]);
+    let tensors = [("q", &x), ("position_ids", &Tensor::i64(&[2], [1, 2]))];
+    let deepseek = r#"{"model_type": "deepseek_v3", "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "rope_theta": 1e4,
+        "rope_scaling": {"type": "yarn", "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
+                         "original_max_position_embeddings": 4096}}"#;
+    let out = folder.run(&tensors, Some(deepseek), &[]).unwrap();
+    let said = "full_attention: the scale of the softmax is to be multiplied by 1.87385";
+    assert!(out.report.contains(said), "{}", out.report);
+    let ministral = r#"{"model_type": "ministral3", "head_dim": 8}"#;
+    let out = folder.run(&tensors, Some(ministral), &[]).unwrap();
+    let said = "full_attention: queries are to be multiplied by a factor of their position";
+    assert!(out.report.contains(said), "{}", out.report);
+    assert!(!out.report.contains("softmax"), "{}", out.report);
+}
+
 #[test]
 fn layers_that_do_not_rotate_are_copied() {
     let folder = Folder::new("nope");
@@ -607,7 +626,7 @@ fn faults_are_one_line() {
             &good,
             Some(gemma3),
             &[],
-            "layer type: must be chosen of sliding_attention, full_attention, got none",
+            "layer type: must be chosen of sliding_attention, full_attention, got none (--layer-type NAME or --layer N)",
         ),
         (
             &good,

@@ -162,6 +162,21 @@ fn described(model: &ModelRope) -> Vec<String> {
     if !idle.is_empty() {
         notes.push(format!("layers that do not rotate: {}", idle.join(", ")));
     }
+    // What is the attention's to do, and no rotation.
+    for kind in &model.kinds {
+        if let Some(rope) = kind.rope.as_ref().filter(|rope| rope.softmax_factor != 1.0) {
+            notes.push(format!(
+                "{}: the scale of the softmax is to be multiplied by {}",
+                kind.name, rope.softmax_factor
+            ));
+        }
+        if let Some(rule) = kind.query_scale {
+            notes.push(format!(
+                "{}: queries are to be multiplied by a factor of their position, {rule:?}",
+                kind.name
+            ));
+        }
+    }
     notes
 }
 
@@ -170,7 +185,11 @@ fn chosen(args: &Args, model: &ModelRope) -> Result<Result<LayerRope, String>, F
     let kind = match (&args.layer_type, args.layer) {
         (Some(name), _) => model.kind(name)?,
         (None, Some(index)) => model.layer(index)?,
-        (None, None) => return Ok(Ok(model.only()?.clone())),
+        (None, None) => {
+            let only = model.only();
+            let only = only.map_err(|error| format!("{error} (--layer-type NAME or --layer N)"))?;
+            return Ok(Ok(only.clone()));
+        }
     };
     Ok(kind.rope.clone().ok_or_else(|| kind.name.clone()))
 }
