@@ -164,8 +164,8 @@ impl Axes {
     }
 
     /// Maps pairs to a model's own `inv_freq` list of `count` values: entry k is the index of pair k's frequency in it. The list has one
-    /// value for each of `pairs` pairs; or, where exponents start anew, one for each pair of an axis. None for any other count, and for axes
-    /// that are not those of so many pairs.
+    /// value for each of `pairs` pairs; or, where exponents start anew, one for each pair of an axis. None for any other count, and for
+    /// axes that are not those of so many pairs.
     #[must_use]
     pub fn inv_freq_order(&self, pairs: u32, count: usize) -> Option<Vec<usize>> {
         self.validate(pairs).ok()?;

@@ -15,12 +15,12 @@
 //!   A `longrope` of a family that nobody knows has `short_mscale` and `long_mscale` too, where they are given.
 //! - **`truncate`** counts in each set of parameters. transformers looks for it beside the sets, where there are several, and so rounds the
 //!   ends of YaRN's ramp whatever these say.
-//! - **Types of scaling** that transformers has not: `ntk` and `deepseek_yarn` are vLLM's; `alpha` beside `dynamic`, which transformers knows for
-//!   Hunyuan, is read for every family.
-//! - **`rope_interleave`** counts for every family whose pairs go from interleaved to half-split. The classes of DeepSeek V3, A.X K1, Youtu,
-//!   GLM 4 MoE Lite and Mistral 4 look at it; the others of that sort always take interleaved pairs.
-//! - **`mrope_section`** has to add up to the pairs in every scheme. transformers cuts off or leaves to time what does not, where axes go by
-//!   turns.
+//! - **Types of scaling** that transformers has not: `ntk` and `deepseek_yarn` are vLLM's; `alpha` beside `dynamic`, which transformers
+//!   knows for Hunyuan, is read for every family.
+//! - **`rope_interleave`** counts for every family whose pairs go from interleaved to half-split. The classes `axk1`,
+//!   `deepseek_v3`, `glm4_moe_lite`, `mistral4` and `youtu` look at it; the others of that sort always take interleaved pairs.
+//! - **`mrope_section`** has to add up to the pairs in every scheme. transformers cuts off or leaves to time what does not, where axes go
+//!   by turns.
 //! - **A model without RoPE** whose `position_embedding_type` is `rope` or `rotary` rotates, as the remote code that its file is of
 //!   (jina-embeddings-v3).
 //!
@@ -586,8 +586,8 @@ impl Reader<'_> {
         }
         let head_dim = self.head_dim(kind, defaulted)?;
         let (partial, rotary_dim) = self.rotary(set, head_dim, defaulted)?;
-        // An odd number of channels has one frequency more than pairs, and so one channel more rotates. A whole head has no channel more: an
-        // odd one is left odd, so that `RopeConfig::validate` refuses it.
+        // An odd number of channels has one frequency more than pairs, and so one channel more rotates. A whole head has no channel more:
+        // an odd one is left odd, so that `RopeConfig::validate` refuses it.
         let even = rotary_dim.checked_next_multiple_of(2).unwrap_or(rotary_dim);
         let even = if rotary_dim == head_dim {
             rotary_dim

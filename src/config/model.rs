@@ -40,8 +40,8 @@ pub struct ModelRope {
 #[non_exhaustive]
 pub struct LayerKind {
     /// The name that the model's family has for them: `full_attention`, `sliding_attention`, … No two kinds of a model have the same: of
-    /// those for which the family has one name, the first that rotates keeps it, others say how they differ (`full_attention (theta 10000)`,
-    /// `full_attention (yarn)`), or are called `nope` where they do not rotate.
+    /// those for which the family has one name, the first that rotates keeps it, others say how they differ
+    /// (`full_attention (theta 10000)`, `full_attention (yarn)`), or are called `nope` where they do not rotate.
     pub name: String,
     /// Their RoPE. None: these layers do not rotate (NoPE).
     pub rope: Option<LayerRope>,

@@ -26,8 +26,8 @@ pub(super) struct Shared<'a, 'k> {
     pub(super) scaling: FileScaling,
     /// Heads of the first layer that has any.
     heads: u32,
-    /// llama.cpp takes the head size and rotary dimension of all layers from layer 0, unless the architecture has its own for sliding layers; so
-    /// it matters whether layer 0 slides.
+    /// llama.cpp takes the head size and rotary dimension of all layers from layer 0, unless the architecture has its own for sliding
+    /// layers; so it matters whether layer 0 slides.
     first_slides: bool,
     /// The file has hyper-connections.
     is_hyper: bool,
