@@ -52,7 +52,8 @@
 //! A table can hold more than rows. [`TableSpec::with_slots`] makes room for the slot of every token, its place in a cache of keys and
 //! values; [`CosSinTable::bind_slots`] fills it from a `slot_mapping`, or by a [`SlotRule`] from positions: contiguous, a ring with
 //! attention sinks, or a block table. A token that has no slot gets -1 and is counted, whatever the buffers hold.
-//! [`TableSpec::with_query_scale`] adds a factor of the query for each row ([`QueryScale`]), which the fill of the rows writes.
+//! [`TableSpec::with_query_scale`] adds a factor of the query for each row ([`QueryScale`]; a model's file tells it,
+//! [`LayerKind::query_scale`](config::LayerKind::query_scale)), which the fill of the rows writes.
 //!
 //! # A layer in one dispatch
 //!

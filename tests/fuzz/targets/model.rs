@@ -43,7 +43,11 @@ pub fn check(model: &ModelRope) {
     for rope in model.kinds.iter().filter_map(|kind| kind.rope.as_ref()) {
         // A reader hands out nothing that is not valid.
         assert_eq!(rope.config.validate(), Ok(()));
-        assert!(!rope.softmax_factor.is_nan());
+        assert!(rope.softmax_factor.is_finite());
+    }
+    for rule in model.kinds.iter().filter_map(|kind| kind.query_scale) {
+        // As many values as there are steps up to here, so few positions.
+        let _ = rule.up_to(4096);
     }
     // All kinds take the same way, and there may be hundreds.
     let ropes = model.kinds.iter().filter_map(|kind| kind.rope.as_ref());
