@@ -101,26 +101,32 @@ pub fn read(vectors: &[u8], paths: &str, date: String) -> Result<Matrix, Failure
 }
 
 impl Matrix {
-    /// Those of the named paths that did not come out well; with faults in the WGSL, those that did not find one in each
-    /// group.
-    pub fn missing<'a>(
-        &self,
-        required: impl IntoIterator<Item = &'a str>,
-        fault: bool,
-    ) -> Vec<&'a str> {
-        let is_well = |path: &PathResult| match (&path.verdict, fault) {
-            (Some(verdict), true) => {
+    /// Paths that are not as they have to be, with what is wrong: those that failed or whose bits differ, and those that are
+    /// required and were skipped. With faults in the WGSL, those that did not find one in each group.
+    pub fn failing(&self, required: &[impl AsRef<str>], fault: bool) -> Vec<String> {
+        let is_required = |name: &str| required.iter().any(|required| required.as_ref() == name);
+        let wrong = |path: &PathResult| match (path.state, &path.verdict) {
+            (State::Failed, None) => Some("failed"),
+            (State::Skipped, _) => is_required(&path.name).then_some("required, and skipped"),
+            (_, Some(verdict)) if fault => {
                 let mut groups = verdict.groups.values();
-                groups.all(|group| group.failed == 0 && group.within + group.wrong > 0)
+                let found = groups.all(|group| group.failed == 0 && group.within + group.wrong > 0);
+                (verdict.groups.is_empty() || !found).then_some("did not find the fault")
             }
-            (None, true) => false,
-            (_, false) => matches!(path.state, State::Equal | State::Checked),
+            // What has no values finds none, and need not.
+            (State::Failed, _) => Some("differs"),
+            (State::Equal | State::Checked, _) => None,
         };
-        let is_missing = |name: &&str| {
-            let mut well = self.paths.iter().filter(|path| is_well(path));
-            well.all(|path| path.name != *name)
-        };
-        required.into_iter().filter(is_missing).collect()
+        let failing = self.paths.iter().filter_map(|path| {
+            let wrong = wrong(path)?;
+            Some(format!("{} ({wrong})", path.name))
+        });
+        let is_there = |name: &str| self.paths.iter().any(|path| path.name == name);
+        let names = required.iter().map(AsRef::as_ref);
+        let missing = names
+            .filter(|name| !is_there(name))
+            .map(|name| format!("{name} (required, and not run)"));
+        failing.chain(missing).collect()
     }
 
     /// The matrix and what stands behind each row.
@@ -216,4 +222,103 @@ fn thousands(number: usize) -> String {
         text.push(digit);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A path that was judged, with what came of each of its groups.
+    fn judged(name: &str, groups: &[(&str, Tally)]) -> PathResult {
+        let groups = groups
+            .iter()
+            .map(|(name, tally)| ((*name).to_owned(), *tally));
+        let verdict = Verdict {
+            about: String::new(),
+            groups: groups.collect(),
+            sha256: String::new(),
+            examples: Vec::new(),
+            pipeline_ms: None,
+        };
+        let is_equal = verdict.is_equal();
+        PathResult {
+            verdict: Some(verdict),
+            ..path(
+                name,
+                if is_equal {
+                    State::Equal
+                } else {
+                    State::Failed
+                },
+            )
+        }
+    }
+
+    fn path(name: &str, state: State) -> PathResult {
+        PathResult {
+            name: name.to_owned(),
+            title: name.to_owned(),
+            state,
+            seconds: 0,
+            text: String::new(),
+            verdict: None,
+        }
+    }
+
+    fn matrix(paths: Vec<PathResult>) -> Matrix {
+        Matrix {
+            made_by: String::new(),
+            date: String::new(),
+            vectors: 0,
+            dispatches: 0,
+            sha256: String::new(),
+            paths,
+        }
+    }
+
+    #[test]
+    fn what_is_not_equal_fails() {
+        let equal = Tally {
+            vectors: 1,
+            dispatches: 1,
+            values: 9,
+            ..Tally::default()
+        };
+        let wrong = Tally { wrong: 1, ..equal };
+        let within = Tally { within: 1, ..equal };
+        let failed = Tally { failed: 1, ..equal };
+        let none: [&str; 0] = [];
+        let found = matrix(vec![
+            judged("equal", &[("tables", equal), ("layers", equal)]),
+            judged("wrong", &[("tables", equal), ("layers", wrong)]),
+            judged("within", &[("tables", within), ("layers", equal)]),
+            judged("both", &[("tables", within), ("layers", wrong)]),
+            judged("broken", &[("tables", failed), ("layers", wrong)]),
+            judged("nothing", &[]),
+            path("failed", State::Failed),
+            path("skipped", State::Skipped),
+            path("checked", State::Checked),
+        ]);
+        let differing = [
+            "wrong (differs)",
+            "within (differs)",
+            "both (differs)",
+            "broken (differs)",
+            "nothing (differs)",
+            "failed (failed)",
+        ];
+        assert_eq!(found.failing(&none, false), differing);
+        // Requiring something adds what was skipped, and what is not there at all.
+        let mut more = differing.to_vec();
+        assert_eq!(found.failing(&["equal", "checked", "wrong"], false), more);
+        more.push("skipped (required, and skipped)");
+        more.push("own (required, and not run)");
+        assert_eq!(found.failing(&["skipped", "own"], false), more);
+        // A fault has to be found in each group, by vectors that run.
+        let blind = ["equal", "wrong", "within", "broken", "nothing"]
+            .map(|name| format!("{name} (did not find the fault)"));
+        let mut blind = blind.to_vec();
+        blind.push("failed (failed)".to_owned());
+        assert_eq!(found.failing(&none, true), blind);
+    }
 }
