@@ -2,12 +2,14 @@
 //! the matrix.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Instant;
 
-use crate::{Failure, cross, root, run, setup, web};
+use crate::{Failure, Output, cross, root, run, setup, web};
 
 /// npm's packages: Dawn, and what drives a browser.
 const DAWN: &str = "webgpu@0.6.2";
@@ -28,70 +30,115 @@ const DXC: (&str, &str) = ("compushady", "0.17.5");
 struct Route {
     name: &'static str,
     title: &'static str,
-    go: fn(&Bench) -> Result<Done, Stop>,
+    /// Sees to it that what it needs is there; where that cannot be had, the route is skipped.
+    set_up: fn() -> Result<Run, Failure>,
+    /// Seconds that it once took on two cores: long ones start first.
+    seconds: u64,
+    lane: Lane,
 }
+
+/// What a route does once it is set up.
+type Run = Box<dyn FnOnce(&Bench) -> Result<Done, Failure> + Send>;
+
+/// Beside which others a route may run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    /// Any.
+    Own,
+    /// Any but each other: cargo locks the folder that they build in.
+    Cross,
+    /// None, for its memory.
+    Alone,
+}
+
+/// Most take one core, and machines that check have two.
+const WORKERS: usize = 2;
 
 const ROUTES: &[Route] = &[
     Route {
         name: "lavapipe",
         title: "wgpu Vulkan, Mesa's lavapipe",
-        go: lavapipe,
+        set_up: lavapipe,
+        seconds: 12,
+        lane: Lane::Own,
     },
     Route {
         name: "swiftshader",
         title: "wgpu Vulkan, SwiftShader",
-        go: swiftshader,
+        set_up: swiftshader,
+        seconds: 124,
+        lane: Lane::Own,
     },
     Route {
         name: "gl",
         title: "wgpu GL, Mesa's llvmpipe",
-        go: gl,
+        set_up: gl,
+        seconds: 2,
+        lane: Lane::Own,
     },
     Route {
         name: "dawn",
         title: "Dawn (Tint), SwiftShader",
-        go: dawn,
+        set_up: dawn,
+        seconds: 104,
+        lane: Lane::Own,
     },
     Route {
         name: "browser",
         title: "wgpu WebGPU, wasm in Chromium, SwiftShader",
-        go: browser,
+        set_up: browser,
+        seconds: 247,
+        lane: Lane::Own,
     },
     Route {
         name: "msl",
         title: "naga's MSL as C++ on the CPU",
-        go: |bench| msl(bench, "msl", &["-O1", "-ffp-contract=off"]),
+        set_up: || msl("msl", &["-O1", "-ffp-contract=off"]),
+        seconds: 69,
+        lane: Lane::Own,
     },
     Route {
         name: "msl-fast",
         title: "naga's MSL with fast math, contracted",
         // From -O2 on GCC contracts.
-        go: |bench| msl(bench, "msl-fast", &["-O2", "-ffast-math", FUSED]),
+        set_up: || msl("msl-fast", &["-O2", "-ffast-math", FUSED]),
+        seconds: 99,
+        lane: Lane::Own,
     },
     Route {
         name: "hlsl",
         title: "naga's HLSL, DXC, DXIL on the CPU",
-        go: hlsl,
+        set_up: hlsl,
+        seconds: 109,
+        lane: Lane::Own,
     },
     Route {
         name: "dx12",
         title: "wgpu DX12 under Wine (FXC, vkd3d, Mesa)",
-        go: dx12,
+        set_up: dx12,
+        seconds: 600,
+        lane: Lane::Alone,
     },
     Route {
         name: "macos",
         title: "type check, aarch64-apple-darwin",
-        go: |_| type_check("aarch64-apple-darwin"),
+        set_up: || type_check("aarch64-apple-darwin"),
+        seconds: 96,
+        lane: Lane::Cross,
     },
     Route {
         name: "windows",
         title: "type check, x86_64-pc-windows-gnu",
-        go: |_| type_check(WINDOWS),
+        set_up: || type_check(WINDOWS),
+        seconds: 84,
+        lane: Lane::Cross,
     },
     Route {
         name: "own",
         title: "wgpu, this machine's GPU",
-        go: own,
+        set_up: || Ok(Box::new(own)),
+        seconds: 60,
+        lane: Lane::Own,
     },
 ];
 
@@ -103,27 +150,37 @@ enum Done {
     Verdict(PathBuf),
     /// Something that has no values.
     Checked(String),
-}
-
-/// Why a route has nothing to show.
-enum Stop {
-    /// What it needs is not there.
+    /// Why it could not run here, where that shows only now.
     Absent(Failure),
-    /// It was there and failed.
-    Failed(Failure),
 }
 
-fn absent(failure: Failure) -> Stop {
-    Stop::Absent(failure)
-}
-
-/// What all routes share.
+/// What routes share, and where the output of one of them goes.
 struct Bench {
     folder: PathBuf,
     vectors: PathBuf,
     program: PathBuf,
     /// Whether the WGSL has a fault.
     fault: bool,
+    output: Output,
+}
+
+/// A route that is set up.
+struct Job {
+    route: &'static Route,
+    /// Its place in the list.
+    at: usize,
+    run: Run,
+}
+
+/// What became of a route.
+struct Ended {
+    route: &'static Route,
+    state: &'static str,
+    seconds: u64,
+    /// Why, or a file that tells more.
+    text: String,
+    /// What it said, where that was not passed on.
+    log: Option<PathBuf>,
 }
 
 pub(crate) fn main(arguments: &[String]) -> Result<(), Failure> {
@@ -131,51 +188,154 @@ pub(crate) fn main(arguments: &[String]) -> Result<(), Failure> {
         only,
         required,
         fault,
+        set_up,
     } = parse(arguments)?;
+    let mut board = Board::default();
+    let mut jobs = Vec::new();
+    for route in ROUTES.iter().filter(|route| only.contains(route.name)) {
+        let at = board.ended.len();
+        board.ended.push(None);
+        match (route.set_up)() {
+            Ok(run) => jobs.push(Job { route, at, run }),
+            // In minutes it would be as absent as it is now.
+            Err(why) if required.contains(route.name) => {
+                return Err(format!(
+                    "{} is required and cannot be had: {why}",
+                    route.name
+                ));
+            }
+            Err(why) => board.ended[at] = Some(Ended::new(route, "skipped", why)),
+        }
+    }
+    if set_up {
+        return Ok(());
+    }
+
     let mut folder = root().join("target/conformance");
     if fault {
         folder.push("fault");
     }
     fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-    run(Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "conformance"]))?;
+    run(Command::new(env!("CARGO")).args(["build", "--package", "conformance"]))?;
     let bench = Bench {
         vectors: folder.join("vectors"),
         program: crate::built("conformance"),
         folder,
         fault,
+        output: Output::Terminal,
     };
     let fault = fault.then_some("--fault");
-    run(Command::new(&bench.program)
-        .arg("make")
-        .arg(&bench.vectors)
-        .args(fault))?;
+    bench.run(
+        Command::new(&bench.program)
+            .arg("make")
+            .arg(&bench.vectors)
+            .args(fault),
+    )?;
 
-    let mut lines = String::new();
-    for route in ROUTES.iter().filter(|route| only.contains(route.name)) {
-        let Route { name, title, go } = route;
-        eprintln!("\n== {name}: {title}");
-        let start = Instant::now();
-        let done = go(&bench).and_then(|done| bench.verdict(route, done));
-        let seconds = start.elapsed().as_secs();
-        let (state, text) = match done {
-            Ok(done) => done,
-            Err(Stop::Absent(why)) => ("skipped", why),
-            Err(Stop::Failed(why)) => ("failed", why),
-        };
-        eprintln!("{name}: {state} {text}");
-        let text = text.replace(['\t', '\n'], " ");
-        lines += &format!("{name}\t{title}\t{state}\t{seconds}\t{text}\n");
-    }
+    board.print();
+    let board = Mutex::new(board);
+    run_jobs(&bench, jobs, &board);
+    let board = board.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let lines: String = board.ended.iter().flatten().map(Ended::line).collect();
     let list = bench.folder.join("paths.tsv");
     fs::write(&list, lines).map_err(|error| error.to_string())?;
     let required: Vec<_> = required.into_iter().collect();
     eprintln!();
-    run(Command::new(&bench.program)
-        .arg("matrix")
-        .args([&bench.vectors, &list])
-        .arg(bench.folder.join("matrix"))
-        .args(["--require", &required.join(",")])
-        .args(fault))
+    bench.run(
+        Command::new(&bench.program)
+            .arg("matrix")
+            .args([&bench.vectors, &list])
+            .arg(bench.folder.join("matrix"))
+            .args(["--require", &required.join(",")])
+            .args(fault),
+    )
+}
+
+/// Runs all jobs, several at a time, the longest first.
+fn run_jobs(bench: &Bench, jobs: Vec<Job>, board: &Mutex<Board>) {
+    let is_only_one = jobs.len() == 1;
+    let (alone, others): (Vec<_>, Vec<_>) = jobs
+        .into_iter()
+        .partition(|job| job.route.lane == Lane::Alone);
+    let (cross, own): (Vec<_>, Vec<_>) = others
+        .into_iter()
+        .partition(|job| job.route.lane == Lane::Cross);
+    // What one worker does in a row.
+    let mut rows: Vec<Vec<_>> = own.into_iter().map(|job| vec![job]).collect();
+    rows.push(cross);
+    rows.sort_by_key(|row| row.iter().map(|job| job.route.seconds).sum::<u64>());
+    for rows in [rows, vec![alone]] {
+        let rows = Mutex::new(rows);
+        let next = || {
+            let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+            rows.pop()
+        };
+        let work = || {
+            while let Some(row) = next() {
+                for job in row {
+                    let at = job.at;
+                    let ended = bench.run_job(job, is_only_one);
+                    let mut board = board.lock().unwrap_or_else(PoisonError::into_inner);
+                    board.ended[at] = Some(ended);
+                    board.print();
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..WORKERS {
+                scope.spawn(work);
+            }
+        });
+    }
+}
+
+/// What has ended, in the order of the list, in which it is printed too.
+#[derive(Default)]
+struct Board {
+    ended: Vec<Option<Ended>>,
+    printed: usize,
+}
+
+impl Board {
+    /// Prints what nothing before it is missing of.
+    fn print(&mut self) {
+        while let Some(Some(ended)) = self.ended.get(self.printed) {
+            ended.print();
+            self.printed += 1;
+        }
+    }
+}
+
+impl Ended {
+    fn new(route: &'static Route, state: &'static str, text: String) -> Self {
+        Self {
+            route,
+            state,
+            seconds: 0,
+            text,
+            log: None,
+        }
+    }
+
+    fn print(&self) {
+        let Route { name, title, .. } = self.route;
+        eprintln!("\n== {name}: {title}");
+        if let Some(log) = &self.log {
+            let bytes = fs::read(log).unwrap_or_default();
+            eprint!("{}", String::from_utf8_lossy(&bytes));
+        }
+        eprintln!("{name}: {} {}", self.state, self.text);
+    }
+
+    /// For the matrix.
+    fn line(&self) -> String {
+        let Route { name, title, .. } = self.route;
+        let text = self.text.replace(['\t', '\n'], " ");
+        format!(
+            "{name}\t{title}\t{}\t{}\t{text}\n",
+            self.state, self.seconds
+        )
+    }
 }
 
 type Names = BTreeSet<&'static str>;
@@ -184,14 +344,15 @@ type Names = BTreeSet<&'static str>;
 struct Arguments {
     /// The routes to take.
     only: Names,
-    /// Those that have to come out well.
+    /// Those that may not be skipped.
     required: Names,
-    /// Whether the WGSL is to have a fault, which all required routes have to find.
+    /// Whether the WGSL is to have a fault, which all routes have to find.
     fault: bool,
+    /// Whether to run nothing.
+    set_up: bool,
 }
 
-const USAGE: &str =
-    "cargo xtask conformance [--only NAME,…] [--require NAME,…] [--fault], where a NAME is one of";
+const USAGE: &str = "cargo xtask conformance [--only NAME,…] [--require NAME,…] [--fault] [--set-up], where a NAME is one of";
 
 fn parse(arguments: &[String]) -> Result<Arguments, Failure> {
     let all: Names = ROUTES.iter().map(|route| route.name).collect();
@@ -212,6 +373,7 @@ fn parse(arguments: &[String]) -> Result<Arguments, Failure> {
             "--only" => only = Some(names(rest.next())?),
             "--require" => parsed.required = names(rest.next())?,
             "--fault" => parsed.fault = true,
+            "--set-up" => parsed.set_up = true,
             _ => return Err(usage()),
         }
     }
@@ -223,23 +385,63 @@ fn parse(arguments: &[String]) -> Result<Arguments, Failure> {
 }
 
 impl Bench {
+    fn run(&self, command: &mut Command) -> Result<(), Failure> {
+        self.output.run(command)
+    }
+
     fn file(&self, name: &str, end: &str) -> PathBuf {
         self.folder.join(format!("{name}.{end}"))
     }
 
+    /// With the output in a file, unless there is no other job to mix it up with.
+    fn run_job(&self, job: Job, is_only_one: bool) -> Ended {
+        let Job { route, run, .. } = job;
+        let name = route.name;
+        let mut bench = Self {
+            folder: self.folder.clone(),
+            vectors: self.vectors.clone(),
+            program: self.program.clone(),
+            output: Output::Terminal,
+            ..*self
+        };
+        let mut log = None;
+        if !is_only_one {
+            eprintln!("{name} starts");
+            let file = self.file(name, "log");
+            match File::create(&file) {
+                Ok(opened) => bench.output = Output::File(opened),
+                Err(error) => {
+                    let why = format!("{}: {error}", file.display());
+                    return Ended::new(route, "failed", why);
+                }
+            }
+            log = Some(file);
+        }
+        let start = Instant::now();
+        let done = run(&bench).and_then(|done| bench.verdict(route, done));
+        let (state, text) = done.unwrap_or_else(|why| ("failed", why));
+        Ended {
+            route,
+            state,
+            seconds: start.elapsed().as_secs(),
+            text,
+            log,
+        }
+    }
+
     /// The state of a path, and a file or a text that tells more.
-    fn verdict(&self, route: &Route, done: Done) -> Result<(&'static str, String), Stop> {
+    fn verdict(&self, route: &Route, done: Done) -> Result<(&'static str, String), Failure> {
         let verdict = match done {
             Done::Checked(text) => return Ok(("checked", text)),
+            Done::Absent(why) => return Ok(("skipped", why)),
             Done::Verdict(file) => file,
             Done::Answers(answers) => {
                 let verdict = self.file(route.name, "json");
-                run(Command::new(&self.program).arg("judge").args([
+                self.run(Command::new(&self.program).arg("judge").args([
                     &self.vectors,
                     &answers,
                     &verdict,
-                ]))
-                .map_err(Stop::Failed)?;
+                ]))?;
                 verdict
             }
         };
@@ -252,7 +454,7 @@ impl Bench {
         name: &str,
         wanted: &[&str],
         environment: &[(&str, &Path)],
-    ) -> Result<Done, Stop> {
+    ) -> Result<Done, Failure> {
         let answers = self.file(name, "answers");
         let mut command = Command::new(&self.program);
         command
@@ -260,17 +462,18 @@ impl Bench {
             .args([&self.vectors, &answers])
             .args(wanted);
         command.envs(environment.iter().copied());
-        run(&mut command).map_err(Stop::Failed)?;
+        self.run(&mut command)?;
         Ok(Done::Answers(answers))
     }
 }
 
-fn lavapipe(bench: &Bench) -> Result<Done, Stop> {
-    setup::packages(&["libvulkan1", "mesa-vulkan-drivers"]).map_err(absent)?;
-    let driver =
-        setup::file_starting(Path::new("/usr/share/vulkan/icd.d"), "lvp_icd").map_err(absent)?;
-    let wanted = ["--backend", "vulkan", "--adapter", "llvmpipe"];
-    bench.native("lavapipe", &wanted, &[("VK_DRIVER_FILES", &driver)])
+fn lavapipe() -> Result<Run, Failure> {
+    setup::packages(&["libvulkan1", "mesa-vulkan-drivers"])?;
+    let driver = setup::file_starting(Path::new("/usr/share/vulkan/icd.d"), "lvp_icd")?;
+    Ok(Box::new(move |bench| {
+        let wanted = ["--backend", "vulkan", "--adapter", "llvmpipe"];
+        bench.native("lavapipe", &wanted, &[("VK_DRIVER_FILES", &driver)])
+    }))
 }
 
 fn swiftshader_driver() -> Result<PathBuf, Failure> {
@@ -278,38 +481,45 @@ fn swiftshader_driver() -> Result<PathBuf, Failure> {
     Ok(chromium.join("usr/lib/chromium/vk_swiftshader_icd.json"))
 }
 
-fn swiftshader(bench: &Bench) -> Result<Done, Stop> {
-    setup::packages(&["libvulkan1"]).map_err(absent)?;
-    let driver = swiftshader_driver().map_err(absent)?;
-    let wanted = ["--backend", "vulkan", "--adapter", "swiftshader"];
-    bench.native("swiftshader", &wanted, &[("VK_DRIVER_FILES", &driver)])
+fn swiftshader() -> Result<Run, Failure> {
+    setup::packages(&["libvulkan1"])?;
+    let driver = swiftshader_driver()?;
+    Ok(Box::new(move |bench| {
+        let wanted = ["--backend", "vulkan", "--adapter", "swiftshader"];
+        bench.native("swiftshader", &wanted, &[("VK_DRIVER_FILES", &driver)])
+    }))
 }
 
-fn gl(bench: &Bench) -> Result<Done, Stop> {
-    setup::packages(&["libegl1", "libgl1-mesa-dri"]).map_err(absent)?;
-    let wanted = ["--backend", "gl", "--adapter", "llvmpipe"];
-    bench.native("gl", &wanted, &[("LIBGL_ALWAYS_SOFTWARE", Path::new("1"))])
+fn gl() -> Result<Run, Failure> {
+    setup::packages(&["libegl1", "libgl1-mesa-dri"])?;
+    Ok(Box::new(|bench| {
+        let wanted = ["--backend", "gl", "--adapter", "llvmpipe"];
+        bench.native("gl", &wanted, &[("LIBGL_ALWAYS_SOFTWARE", Path::new("1"))])
+    }))
 }
 
-fn own(bench: &Bench) -> Result<Done, Stop> {
+fn own(bench: &Bench) -> Result<Done, Failure> {
     let found = Command::new(&bench.program).arg("has-gpu").status();
     if !found.is_ok_and(|status| status.success()) {
-        return Err(Stop::Absent("this machine has no GPU".to_owned()));
+        return Ok(Done::Absent("this machine has no GPU".to_owned()));
     }
     bench.native("own", &[], &[])
 }
 
-fn dawn(bench: &Bench) -> Result<Done, Stop> {
-    setup::packages(&["libvulkan1"]).map_err(absent)?;
-    let packages = setup::npm(&[DAWN]).map_err(absent)?;
-    let driver = swiftshader_driver().map_err(absent)?;
-    let answers = bench.file("dawn", "answers");
-    run(Command::new("node")
-        .arg(root().join("tests/conformance/run.mjs"))
-        .args([&bench.vectors, &answers, &packages])
-        .env("VK_DRIVER_FILES", driver))
-    .map_err(Stop::Failed)?;
-    Ok(Done::Answers(answers))
+fn dawn() -> Result<Run, Failure> {
+    setup::packages(&["libvulkan1"])?;
+    let packages = setup::npm(&[DAWN])?;
+    let driver = swiftshader_driver()?;
+    Ok(Box::new(move |bench| {
+        let answers = bench.file("dawn", "answers");
+        bench.run(
+            Command::new("node")
+                .arg(root().join("tests/conformance/run.mjs"))
+                .args([&bench.vectors, &answers, &packages])
+                .env("VK_DRIVER_FILES", &driver),
+        )?;
+        Ok(Done::Answers(answers))
+    }))
 }
 
 /// Where cargo builds for other targets.
@@ -317,17 +527,20 @@ fn cross_folder() -> PathBuf {
     root().join("target/cross")
 }
 
-fn type_check(target: &str) -> Result<Done, Stop> {
-    let mut check = cross::cargo("check", target).map_err(absent)?;
+fn type_check(target: &'static str) -> Result<Run, Failure> {
+    let mut check = cross::cargo("check", target)?;
     check.args(["--package", "wgpu-rope", "--package", "conformance"]);
     check.args(["--lib", "--bins", "--all-features", "--target-dir"]);
-    run(check.arg(cross_folder())).map_err(Stop::Failed)?;
-    Ok(Done::Checked(format!("1 target ({target}), all features")))
+    check.arg(cross_folder());
+    Ok(Box::new(move |bench| {
+        bench.run(&mut check)?;
+        Ok(Done::Checked(format!("1 target ({target}), all features")))
+    }))
 }
 
 /// wgpu's DX12 backend with Microsoft's shader compiler, on vkd3d and a Vulkan driver that is new enough for it: older ones of Mesa leave
 /// buffers as they are and report nothing.
-fn dx12(bench: &Bench) -> Result<Done, Stop> {
+fn dx12() -> Result<Run, Failure> {
     // vkd3d asks Mesa for descriptors by the million, which take 17 GB until the device is gone.
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let available = memory.lines().find_map(|line| {
@@ -338,7 +551,7 @@ fn dx12(bench: &Bench) -> Result<Done, Stop> {
         kilobytes.parse::<u64>().ok()
     });
     if available.is_none_or(|kilobytes| kilobytes < 18 << 20) {
-        return Err(Stop::Absent("needs 18 GiB of free memory".to_owned()));
+        return Err("needs 18 GiB of free memory".to_owned());
     }
     setup::packages(&[
         "gcc-mingw-w64-x86-64-posix",
@@ -346,62 +559,67 @@ fn dx12(bench: &Bench) -> Result<Done, Stop> {
         "wine64",
         "xvfb",
         "xauth",
-    ])
-    .map_err(absent)?;
-    let mesa = setup::unpacked_from(&setup::backports().map_err(absent)?, "mesa-vulkan-drivers")
-        .map_err(absent)?;
+    ])?;
+    let mesa = setup::unpacked_from(&setup::backports()?, "mesa-vulkan-drivers")?;
     let folder = setup::tools().join("dx12");
-    fs::create_dir_all(&folder).map_err(|error| absent(error.to_string()))?;
+    fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
     let driver = folder.join("lvp_icd.json");
     let library = mesa.join("usr/lib/x86_64-linux-gnu/libvulkan_lvp.so");
     let text = format!(
         "{{\"file_format_version\": \"1.0.0\", \"ICD\": {{\"library_path\": {library:?}, \"api_version\": \"1.4.0\"}}}}"
     );
-    fs::write(&driver, text).map_err(|error| absent(error.to_string()))?;
-
-    let mut build = cross::cargo("build", WINDOWS).map_err(absent)?;
-    build.args(["--package", "conformance", "--release", "--target-dir"]);
-    run(build.arg(cross_folder())).map_err(Stop::Failed)?;
-    let program = folder.join("conformance.exe");
-    let built = cross_folder().join(WINDOWS).join("release/conformance.exe");
-    fs::copy(&built, &program).map_err(|error| Stop::Failed(error.to_string()))?;
-    run(Command::new("x86_64-w64-mingw32-gcc")
-        .args(["-shared", "-o"])
-        .arg(folder.join("bcryptprimitives.dll"))
-        .arg(root().join("tests/conformance/wine/prng.c"))
-        .arg("-ladvapi32"))
-    .map_err(Stop::Failed)?;
+    fs::write(&driver, text).map_err(|error| error.to_string())?;
     // Microsoft's compiler comes with Dawn's package for Windows.
-    let dawn = setup::npm(&[DAWN]).map_err(absent)?;
+    let dawn = setup::npm(&[DAWN])?;
     let compiler = dawn.join("node_modules/webgpu/dist/win32-x64/d3dcompiler_47.dll");
     fs::copy(&compiler, folder.join("d3dcompiler_47.dll"))
-        .map_err(|error| absent(format!("{}: {error}", compiler.display())))?;
+        .map_err(|error| format!("{}: {error}", compiler.display()))?;
+    let mut build = cross::cargo("build", WINDOWS)?;
+    build.args(["--package", "conformance", "--release", "--target-dir"]);
+    build.arg(cross_folder());
 
-    let answers = bench.file("dx12", "answers");
-    run(Command::new("xvfb-run")
-        .args(["--auto-servernum", "wine"])
-        .arg(&program)
-        .args(["run", "--backend", "dx12", "--adapter", ""])
-        .args([&bench.vectors, &answers])
-        .env("VK_DRIVER_FILES", &driver)
-        .env("WINEPREFIX", setup::tools().join("wine"))
-        .env("WINEDEBUG", "-all")
-        .env("WINEDLLOVERRIDES", "mscoree,mshtml=;d3dcompiler_47=n"))
-    .map_err(Stop::Failed)?;
-    Ok(Done::Answers(answers))
+    Ok(Box::new(move |bench| {
+        bench.run(&mut build)?;
+        let program = folder.join("conformance.exe");
+        let built = cross_folder().join(WINDOWS).join("release/conformance.exe");
+        fs::copy(&built, &program).map_err(|error| error.to_string())?;
+        bench.run(
+            Command::new("x86_64-w64-mingw32-gcc")
+                .args(["-shared", "-o"])
+                .arg(folder.join("bcryptprimitives.dll"))
+                .arg(root().join("tests/conformance/wine/prng.c"))
+                .arg("-ladvapi32"),
+        )?;
+        let answers = bench.file("dx12", "answers");
+        bench.run(
+            Command::new("xvfb-run")
+                .args(["--auto-servernum", "wine"])
+                .arg(&program)
+                .args(["run", "--backend", "dx12", "--adapter", ""])
+                .args([&bench.vectors, &answers])
+                .env("VK_DRIVER_FILES", &driver)
+                .env("WINEPREFIX", setup::tools().join("wine"))
+                .env("WINEDEBUG", "-all")
+                .env("WINEDLLOVERRIDES", "mscoree,mshtml=;d3dcompiler_47=n"),
+        )?;
+        Ok(Done::Answers(answers))
+    }))
 }
 
 /// The web page in Chromium, which makes the vectors itself: its test sees to it that they are those of this machine, bit for bit.
-fn browser(bench: &Bench) -> Result<Done, Stop> {
-    let result = bench.file("browser", "json");
-    web::test(&bench.vectors, &result, bench.fault).map_err(Stop::Failed)?;
-    Ok(Done::Verdict(result))
+fn browser() -> Result<Run, Failure> {
+    let needs = web::set_up()?;
+    Ok(Box::new(move |bench| {
+        let result = bench.file("browser", "json");
+        web::test(needs, &bench.vectors, &result, bench.fault, &bench.output)?;
+        Ok(Done::Verdict(result))
+    }))
 }
 
 /// A folder of a route, empty.
-fn emptied(bench: &Bench, name: &str) -> Result<PathBuf, Stop> {
+fn emptied(bench: &Bench, name: &str) -> Result<PathBuf, Failure> {
     let folder = bench.folder.join(name);
-    let io = |error: std::io::Error| Stop::Failed(format!("{}: {error}", folder.display()));
+    let io = |error: std::io::Error| format!("{}: {error}", folder.display());
     if folder.exists() {
         fs::remove_dir_all(&folder).map_err(io)?;
     }
@@ -410,16 +628,15 @@ fn emptied(bench: &Bench, name: &str) -> Result<PathBuf, Stop> {
 }
 
 /// Runs several commands side by side.
-fn run_all(commands: Vec<Command>) -> Result<(), Stop> {
-    std::thread::scope(|scope| {
-        let spawn = |mut command: Command| scope.spawn(move || run(&mut command));
+fn run_all(bench: &Bench, commands: Vec<Command>) -> Result<(), Failure> {
+    thread::scope(|scope| {
+        let spawn = |mut command: Command| scope.spawn(move || bench.run(&mut command));
         let running: Vec<_> = commands.into_iter().map(spawn).collect();
         running.into_iter().try_for_each(|thread| {
             let ended = thread.join();
             ended.unwrap_or_else(|_| Err("a thread panicked".to_owned()))
         })
     })
-    .map_err(Stop::Failed)
 }
 
 /// What runs kernels on the CPU, compiled.
@@ -434,14 +651,15 @@ fn cpu_runner(folder: &Path) -> (PathBuf, Command) {
 }
 
 /// Runs kernels on the CPU.
-fn on_cpu(bench: &Bench, name: &str, program: &Path, about: &str) -> Result<Done, Stop> {
+fn on_cpu(bench: &Bench, name: &str, program: &Path, about: &str) -> Result<Done, Failure> {
     let answers = bench.file(name, "answers");
-    run(Command::new(program)
-        .arg(&bench.vectors)
-        .arg(bench.folder.join(name).join("list.json"))
-        .arg(&answers)
-        .arg(about))
-    .map_err(Stop::Failed)?;
+    bench.run(
+        Command::new(program)
+            .arg(&bench.vectors)
+            .arg(bench.folder.join(name).join("list.json"))
+            .arg(&answers)
+            .arg(about),
+    )?;
     Ok(Done::Answers(answers))
 }
 
@@ -458,20 +676,25 @@ fn version(program: &str) -> String {
 }
 
 /// The text that Metal's compiler would get, compiled as C++.
-fn msl(bench: &Bench, name: &str, flags: &[&str]) -> Result<Done, Stop> {
-    setup::packages(&["g++", "nlohmann-json3-dev"]).map_err(absent)?;
+fn msl(name: &'static str, flags: &'static [&str]) -> Result<Run, Failure> {
+    setup::packages(&["g++", "nlohmann-json3-dev"])?;
+    Ok(Box::new(move |bench| run_msl(bench, name, flags)))
+}
+
+fn run_msl(bench: &Bench, name: &str, flags: &[&str]) -> Result<Done, Failure> {
     let folder = emptied(bench, name)?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    run(Command::new(&bench.program)
-        .arg("msl")
-        .args([&bench.vectors, &folder])
-        .args(["--units", &cores.to_string()]))
-    .map_err(Stop::Failed)?;
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    bench.run(
+        Command::new(&bench.program)
+            .arg("msl")
+            .args([&bench.vectors, &folder])
+            .args(["--units", &cores.to_string()]),
+    )?;
     let sources = root().join("tests/conformance");
     let (runner, compile) = cpu_runner(&folder);
     let mut objects = vec![runner];
     let mut commands = vec![compile];
-    for unit in setup::files_ending(&folder, ".cpp").map_err(Stop::Failed)? {
+    for unit in setup::files_ending(&folder, ".cpp")? {
         let object = unit.with_extension("o");
         let mut compile = Command::new("g++");
         // GCC knows nothing of Metal's attributes, and says so.
@@ -485,56 +708,58 @@ fn msl(bench: &Bench, name: &str, flags: &[&str]) -> Result<Done, Stop> {
         commands.push(compile);
         objects.push(object);
     }
-    run_all(commands)?;
+    run_all(bench, commands)?;
     let program = folder.join("run");
-    run(Command::new("g++")
-        .args(flags)
-        .args(&objects)
-        .arg("-pthread")
-        .arg("-o")
-        .arg(&program))
-    .map_err(Stop::Failed)?;
-    on_cpu(
-        bench,
-        name,
-        &program,
-        &format!("{} {}", version("g++"), flags.join(" ")),
-    )
+    bench.run(
+        Command::new("g++")
+            .args(flags)
+            .args(&objects)
+            .arg("-pthread")
+            .arg("-o")
+            .arg(&program),
+    )?;
+    let about = format!("{} {}", version("g++"), flags.join(" "));
+    on_cpu(bench, name, &program, &about)
 }
 
 /// What Microsoft's compiler makes of the HLSL is LLVM's bitcode with functions of its own, which LLVM compiles for the CPU.
-fn hlsl(bench: &Bench) -> Result<Done, Stop> {
-    setup::packages(&["g++", "nlohmann-json3-dev", "llvm"]).map_err(absent)?;
-    let compushady = setup::pypi_source(DXC.0, DXC.1).map_err(absent)?;
+fn hlsl() -> Result<Run, Failure> {
+    setup::packages(&["g++", "nlohmann-json3-dev", "llvm"])?;
+    let compushady = setup::pypi_source(DXC.0, DXC.1)?;
     let dxc = compushady.join("compushady/backends");
+    Ok(Box::new(move |bench| run_hlsl(bench, &dxc)))
+}
+
+fn run_hlsl(bench: &Bench, dxc: &Path) -> Result<Done, Failure> {
     let folder = emptied(bench, "hlsl")?;
     let sources = root().join("tests/conformance");
-    run(Command::new(&bench.program)
-        .arg("hlsl")
-        .args([&bench.vectors, &folder]))
-    .map_err(Stop::Failed)?;
+    bench.run(
+        Command::new(&bench.program)
+            .arg("hlsl")
+            .args([&bench.vectors, &folder]),
+    )?;
     let (runner, compile) = cpu_runner(&folder);
     let compiler = folder.join("compile");
     let mut second = Command::new("g++");
     second.args(["-std=c++17", "-O1", "-Wall", "-Wextra", "-isystem"]);
-    second.arg(&dxc).arg(sources.join("hlsl/compile.cpp"));
+    second.arg(dxc).arg(sources.join("hlsl/compile.cpp"));
     second.args(["-ldl", "-o"]).arg(&compiler);
-    run_all(vec![compile, second])?;
+    run_all(bench, vec![compile, second])?;
     let library = format!("libdxcompiler_{}.so.3.7", std::env::consts::ARCH);
-    run(Command::new(&compiler).arg(dxc.join(library)).arg(&folder)).map_err(Stop::Failed)?;
+    bench.run(Command::new(&compiler).arg(dxc.join(library)).arg(&folder))?;
 
-    let bitcode = setup::files_ending(&folder, ".bc").map_err(Stop::Failed)?;
+    let bitcode = setup::files_ending(&folder, ".bc")?;
     for file in &bitcode {
         let done = Command::new("llvm-dis").arg(file).status();
         if !done.is_ok_and(|status| status.success()) {
-            return Err(Stop::Failed(format!("llvm-dis {}", file.display())));
+            return Err(format!("llvm-dis {}", file.display()));
         }
     }
     let texts: Vec<_> = bitcode
         .iter()
         .map(|file| file.with_extension("ll"))
         .collect();
-    run(Command::new(&bench.program).arg("dxil").arg(&folder)).map_err(Stop::Failed)?;
+    bench.run(Command::new(&bench.program).arg("dxil").arg(&folder))?;
     let [all, optimised, object] =
         ["all.bc", "optimised.bc", "all.o"].map(|name| folder.join(name));
     let link = Command::new("llvm-link")
@@ -544,14 +769,15 @@ fn hlsl(bench: &Bench) -> Result<Done, Stop> {
         .arg(&all)
         .status();
     if !link.is_ok_and(|status| status.success()) {
-        return Err(Stop::Failed("llvm-link".to_owned()));
+        return Err("llvm-link".to_owned());
     }
-    run(Command::new("opt")
-        .arg("-O2")
-        .arg(&all)
-        .arg("-o")
-        .arg(&optimised))
-    .map_err(Stop::Failed)?;
+    bench.run(
+        Command::new("opt")
+            .arg("-O2")
+            .arg(&all)
+            .arg("-o")
+            .arg(&optimised),
+    )?;
     let mut compile = Command::new("llc");
     compile.args([
         "-O2",
@@ -562,19 +788,20 @@ fn hlsl(bench: &Bench) -> Result<Done, Stop> {
     if cfg!(target_arch = "x86_64") {
         compile.arg("-mattr=+fma");
     }
-    run(compile.arg(&optimised).arg("-o").arg(&object)).map_err(Stop::Failed)?;
+    bench.run(compile.arg(&optimised).arg("-o").arg(&object))?;
     let program = folder.join("run");
-    run(Command::new("g++")
-        .args(["-std=c++20", "-O1", "-Wall", "-Wextra", "-I"])
-        .arg(sources.join("cpu"))
-        .arg("-I")
-        .arg(sources.join("hlsl"))
-        .arg(folder.join("kernels.cpp"))
-        .arg(sources.join("hlsl/dxil.cpp"))
-        .args([&runner, &object])
-        .args(["-pthread", "-o"])
-        .arg(&program))
-    .map_err(Stop::Failed)?;
+    bench.run(
+        Command::new("g++")
+            .args(["-std=c++20", "-O1", "-Wall", "-Wextra", "-I"])
+            .arg(sources.join("cpu"))
+            .arg("-I")
+            .arg(sources.join("hlsl"))
+            .arg(folder.join("kernels.cpp"))
+            .arg(sources.join("hlsl/dxil.cpp"))
+            .args([&runner, &object])
+            .args(["-pthread", "-o"])
+            .arg(&program),
+    )?;
     let about = format!(
         "{} pipelines compiled and validated by DXC 1.7 ({} {}); {}",
         bitcode.len(),

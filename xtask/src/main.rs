@@ -8,6 +8,8 @@ mod setup;
 mod web;
 
 use std::env;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -191,17 +193,40 @@ fn with_runtime(command: &mut Command) -> Result<&mut Command, Failure> {
     Ok(command)
 }
 
-/// Runs a command, in the project's folder where it names none, its output passed on.
+/// Where the output of commands goes.
+enum Output {
+    Terminal,
+    /// For what runs beside other commands.
+    File(File),
+}
+
+impl Output {
+    /// Runs a command, in the project's folder where it names none.
+    fn run(&self, command: &mut Command) -> Result<(), Failure> {
+        let text = format!("{command:?}").replace('"', "");
+        let text = text.replacen(env!("CARGO"), "cargo", 1);
+        match self {
+            Self::Terminal => eprintln!("\n$ {text}"),
+            Self::File(file) => {
+                let io = |error: io::Error| error.to_string();
+                let mut file = file;
+                writeln!(file, "\n$ {text}").map_err(io)?;
+                command.stdout(file.try_clone().map_err(io)?);
+                command.stderr(file.try_clone().map_err(io)?);
+            }
+        }
+        if command.get_current_dir().is_none() {
+            command.current_dir(root());
+        }
+        match with_runtime(command)?.status() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(format!("{text}: {status}")),
+            Err(error) => Err(format!("{text}: {error}")),
+        }
+    }
+}
+
+/// Runs a command, its output passed on.
 fn run(command: &mut Command) -> Result<(), Failure> {
-    let text = format!("{command:?}").replace('"', "");
-    let text = text.replacen(env!("CARGO"), "cargo", 1);
-    eprintln!("\n$ {text}");
-    if command.get_current_dir().is_none() {
-        command.current_dir(root());
-    }
-    match with_runtime(command)?.status() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("{text}: {status}")),
-        Err(error) => Err(format!("{text}: {error}")),
-    }
+    Output::Terminal.run(command)
 }

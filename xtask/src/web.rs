@@ -9,7 +9,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::{Failure, cross, root, run, setup};
+use crate::{Failure, Output, cross, root, run, setup};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 const PORT: u16 = 8080;
@@ -27,45 +27,42 @@ pub(crate) fn web(arguments: &[String]) -> Result<(), Failure> {
     };
     match *arguments {
         [] => {
-            let folder = build()?;
+            let folder = build(cargo()?, &Output::Terminal)?;
             eprintln!(
                 "\nThe page is in {}; cargo xtask web --serve serves it",
                 folder.display()
             );
             Ok(())
         }
-        ["--serve"] => serve(&build()?, PORT),
-        ["--serve", text] => serve(&build()?, port(text)?),
+        ["--serve"] => serve(&build(cargo()?, &Output::Terminal)?, PORT),
+        ["--serve", text] => {
+            let port = port(text)?;
+            serve(&build(cargo()?, &Output::Terminal)?, port)
+        }
         ["--test"] => test_alone(),
         _ => Err("cargo xtask web [--serve [PORT] | --test]".to_owned()),
     }
 }
 
+/// Cargo for the page.
+fn cargo() -> Result<Command, Failure> {
+    cross::cargo("build", TARGET)
+}
+
 /// Builds the page, and returns its folder.
-pub(crate) fn build() -> Result<PathBuf, Failure> {
+fn build(mut cargo: Command, output: &Output) -> Result<PathBuf, Failure> {
     let folder = root().join("target/web");
     let wasm = root().join("target/wasm");
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    run(cross::cargo("build", TARGET)?
-        .args([
-            "--package",
-            "wgpu-rope-web",
-            "--profile",
-            "web",
-            "--target-dir",
-        ])
-        .arg(&wasm))?;
+    cargo.args(["--package", "wgpu-rope-web", "--profile", "web"]);
+    output.run(cargo.arg("--target-dir").arg(&wasm))?;
     let module = wasm.join(TARGET).join("web/wgpu_rope_web.wasm");
-    run(Command::new(env!("CARGO"))
-        .args([
-            "run",
-            "--quiet",
-            "--release",
-            "--package",
-            "web-bindgen",
-            "--",
-        ])
-        .args([&module, &folder]))?;
+    output.run(
+        Command::new(env!("CARGO"))
+            .args(["run", "--quiet", "--release", "--package", "web-bindgen"])
+            .arg("--")
+            .args([&module, &folder]),
+    )?;
     for file in FILES {
         let from = root().join("web").join(file);
         fs::copy(&from, folder.join(file))
@@ -74,35 +71,60 @@ pub(crate) fn build() -> Result<PathBuf, Failure> {
     Ok(folder)
 }
 
-/// Opens the page in Chromium: see `web/test.mjs`. `vectors` is the native file, `result` what the page's JSON is written to.
-pub(crate) fn test(vectors: &Path, result: &Path, fault: bool) -> Result<(), Failure> {
-    let folder = build()?;
+/// What opening the page in Chromium needs.
+pub(crate) struct Needs {
+    cargo: Command,
+    playwright: PathBuf,
+    chromium: PathBuf,
+}
+
+/// Sees to it that all of it is there.
+pub(crate) fn set_up() -> Result<Needs, Failure> {
     let modules = setup::npm(&[PLAYWRIGHT])?;
-    let playwright = modules.join("node_modules/playwright-core/index.mjs");
+    Ok(Needs {
+        cargo: cargo()?,
+        playwright: modules.join("node_modules/playwright-core/index.mjs"),
+        chromium: chromium()?,
+    })
+}
+
+/// Opens the page in Chromium: see `web/test.mjs`. `vectors` is the native file, `result` what the page's JSON is written to.
+pub(crate) fn test(
+    needs: Needs,
+    vectors: &Path,
+    result: &Path,
+    fault: bool,
+    output: &Output,
+) -> Result<(), Failure> {
+    let folder = build(needs.cargo, output)?;
     let (listener, port) = listen(0)?;
     let served = folder.clone();
     // It ends with this program.
     thread::spawn(move || answer_all(&listener, &served));
     let option = |name: &str, path: &Path| format!("--{name}={}", path.display());
-    run(Command::new("node")
-        .arg("web/test.mjs")
-        .arg(format!("--url=http://127.0.0.1:{port}/"))
-        .arg(option("playwright", &playwright))
-        .arg(option("chromium", &chromium()?))
-        .arg(option("vectors", vectors))
-        .arg(option("result", result))
-        .arg(option("screenshots", &folder))
-        .args(fault.then_some("--fault")))
+    output.run(
+        Command::new("node")
+            .arg("web/test.mjs")
+            .arg(format!("--url=http://127.0.0.1:{port}/"))
+            .arg(option("playwright", &needs.playwright))
+            .arg(option("chromium", &needs.chromium))
+            .arg(option("vectors", vectors))
+            .arg(option("result", result))
+            .arg(option("screenshots", &folder))
+            .args(fault.then_some("--fault")),
+    )
 }
 
 fn test_alone() -> Result<(), Failure> {
+    let needs = set_up()?;
     let folder = root().join("target/web");
     fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
     let vectors = folder.join("vectors");
     run(Command::new(env!("CARGO"))
         .args(["run", "--quiet", "--package", "conformance", "--", "make"])
         .arg(&vectors))?;
-    test(&vectors, &folder.join("result.json"), false)
+    let result = folder.join("result.json");
+    test(needs, &vectors, &result, false, &Output::Terminal)
 }
 
 /// The system's own browser.
