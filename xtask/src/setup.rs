@@ -202,10 +202,26 @@ fn file(folder: &Path, is_it: impl Fn(&str) -> bool, part: &str) -> Result<PathB
         .ok_or_else(|| format!("{} has no file named like {part}", folder.display()))
 }
 
+/// What npm's packages ask for.
+const OLDEST_NODE: u32 = 20;
+
+/// The first number of `v20.1.0`.
+fn node_version() -> Option<u32> {
+    let output = Command::new("node").arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.strip_prefix('v')?.split('.').next()?.parse().ok()
+}
+
 /// The folder of npm's packages at these versions.
 pub(crate) fn npm(packages: &[&str]) -> Result<PathBuf, Failure> {
-    if !is_on_path("node") || !is_on_path("npm") {
-        return Err("needs Node.js (20 or later) and npm".to_owned());
+    // Some packages of Node.js bring npm along, and stand in the way of a package of it.
+    for (program, package) in [("node", "nodejs"), ("npm", "npm")] {
+        if !is_on_path(program) {
+            self::packages(&[package])?;
+        }
+    }
+    if node_version().is_none_or(|version| version < OLDEST_NODE) {
+        return Err(format!("needs Node.js {OLDEST_NODE} or later"));
     }
     let folder = tools().join("npm");
     let is_there = |package: &&&str| {
@@ -227,6 +243,14 @@ pub(crate) fn npm(packages: &[&str]) -> Result<PathBuf, Failure> {
 
 /// Fetches a PyPI package into a folder, without what it depends on.
 fn pypi(name: &str, version: &str, form: [&str; 2], folder: &Path) -> Result<(), Failure> {
+    let has_pip = Command::new("python3")
+        .args(["-m", "pip", "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if !has_pip.is_ok_and(|status| status.success()) {
+        packages(&["python3", "python3-pip"])?;
+    }
     let pip = ["-m", "pip", "download", "--quiet", "--no-deps"];
     run(Command::new("python3")
         .args(pip)
