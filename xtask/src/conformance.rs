@@ -747,6 +747,9 @@ fn run_hlsl(bench: &Bench, dxc: &Path) -> Result<Done, Failure> {
     run_all(bench, vec![compile, second])?;
     let library = format!("libdxcompiler_{}.so.3.7", std::env::consts::ARCH);
     bench.run(Command::new(&compiler).arg(dxc.join(library)).arg(&folder))?;
+    let version_file = folder.join("version");
+    let dxc_version = fs::read_to_string(&version_file)
+        .map_err(|error| format!("{}: {error}", version_file.display()))?;
 
     let bitcode = setup::files_ending(&folder, ".bc")?;
     for file in &bitcode {
@@ -803,7 +806,7 @@ fn run_hlsl(bench: &Bench, dxc: &Path) -> Result<Done, Failure> {
             .arg(&program),
     )?;
     let about = format!(
-        "{} pipelines compiled and validated by DXC 1.7 ({} {}); {}",
+        "{} pipelines compiled and validated by {dxc_version} ({} {}); {}",
         bitcode.len(),
         DXC.0,
         DXC.1,

@@ -1,6 +1,5 @@
 // compile.cpp: compiles the pipelines of `conformance hlsl` with DXC, Microsoft's HLSL compiler, as wgpu's Direct3D 12 backend does.
-// Beside each text it writes the DXIL that became of it, which is LLVM's bitcode; in report.json, what the compiler and its validator
-// said: nothing, where all is well.
+// Beside each text it writes the DXIL that became of it, which is LLVM's bitcode; in `version`, what the compiler says it is.
 //
 //     compile LIBDXCOMPILER FOLDER
 
@@ -128,8 +127,7 @@ static void run(char const* library_path, std::string const& folder) {
     for (auto const& pipeline : list["pipelines"]) {
         said.push_back(dxc.compile(folder + "/" + std::to_string(said.size()), pipeline["entry_point"]));
     }
-    json const report{{"about", "DXC " + std::to_string(major) + "." + std::to_string(minor) + ", cs_6_0"}, {"messages", said}};
-    write_file(folder + "/report.json", report.dump(2));
+    write_file(folder + "/version", "DXC " + std::to_string(major) + "." + std::to_string(minor));
     for (std::size_t at = 0; at < said.size(); ++at) {
         if (!said[at].empty()) throw std::runtime_error("pipeline " + std::to_string(at) + ": " + said[at]);
     }
