@@ -227,6 +227,8 @@ fn thousands(number: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases;
+    use crate::vectors::Answers;
 
     /// A path that was judged, with what came of each of its groups.
     fn judged(name: &str, groups: &[(&str, Tally)]) -> PathResult {
@@ -320,5 +322,44 @@ mod tests {
         let mut blind = blind.to_vec();
         blind.push("failed (failed)".to_owned());
         assert_eq!(found.failing(&none, true), blind);
+    }
+
+    /// The README and the change log give these counts, and nothing else would notice that they are old.
+    #[test]
+    fn counts_that_are_written_down() {
+        let vectors = cases::vectors().unwrap();
+        let mut answers = Answers::default();
+        for vector in &vectors.vectors {
+            for (_, buffer) in vector.written() {
+                let start = buffer.expected.unwrap();
+                let expected = vectors.slice(start, buffer.size).unwrap();
+                answers.bytes.extend(expected);
+            }
+        }
+        let dispatches = vectors.vectors.iter().map(|v| v.dispatches.len()).sum();
+        let made = Matrix {
+            vectors: vectors.vectors.len(),
+            dispatches,
+            paths: vec![PathResult {
+                verdict: Some(verdict::judge(&vectors, &answers).unwrap()),
+                ..path("all", State::Equal)
+            }],
+            ..matrix(Vec::new())
+        };
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../");
+        let [readme, changes] = ["README.md", "CHANGELOG.md"]
+            .map(|name| fs::read_to_string(format!("{root}{name}")).unwrap());
+        let text = made.markdown();
+        for start in ["| path |", "| *values* |"] {
+            let row = text.lines().find(|line| line.starts_with(start)).unwrap();
+            assert!(
+                readme.lines().any(|line| line == row),
+                "README.md has not: {row}"
+            );
+        }
+        let counts = format!("{} dispatches ({} vectors", made.dispatches, made.vectors);
+        assert!(readme.contains(&counts), "README.md has not: {counts}");
+        let counts = format!("{} dispatches with their expected bits", made.dispatches);
+        assert!(changes.contains(&counts), "CHANGELOG.md has not: {counts}");
     }
 }
