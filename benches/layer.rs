@@ -1,7 +1,7 @@
 //! A layer before attention in one dispatch, against three passes and against an in-place pass over the same bytes, interleaved.
 //!
 //! `cargo bench --bench layer`. Times of a software driver are its own: read the ratios. The output is compared with the CPU's bits before
-//! anything is timed. With `--test` everything runs once.
+//! anything is timed. With `--test`, and wherever `cargo bench` does not run it, everything runs once.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -15,7 +15,9 @@ use measure::{Candidate, Clock, Layers, Plain, median};
 use wgpu_rope::GpuContext;
 
 fn main() {
-    let is_test = std::env::args().any(|argument| argument == "--test");
+    // As criterion tells them apart: only `cargo bench` passes `--bench`.
+    let has = |name: &str| std::env::args().any(|argument| argument == name);
+    let is_test = has("--test") || !has("--bench");
     let context = GpuContext::new_blocking().unwrap();
     let info = context.info();
     println!(
