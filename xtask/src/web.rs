@@ -9,7 +9,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::{Failure, Output, cross, root, run, setup};
+use crate::{Failure, Output, conformance, cross, root, run, setup};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 const PORT: u16 = 8080;
@@ -59,7 +59,7 @@ fn build(mut cargo: Command, output: &Output) -> Result<PathBuf, Failure> {
     let module = wasm.join(TARGET).join("web/wgpu_rope_web.wasm");
     output.run(
         Command::new(env!("CARGO"))
-            .args(["run", "--quiet", "--release", "--package", "web-bindgen"])
+            .args(["run", "--quiet", "--package", "web-bindgen"])
             .arg("--")
             .args([&module, &folder]),
     )?;
@@ -120,8 +120,8 @@ fn test_alone() -> Result<(), Failure> {
     let folder = root().join("target/web");
     fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
     let vectors = folder.join("vectors");
-    run(Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--package", "conformance", "--", "make"])
+    run(Command::new(conformance::program()?)
+        .arg("make")
         .arg(&vectors))?;
     let result = folder.join("result.json");
     test(needs, &vectors, &result, false, &Output::Terminal)
