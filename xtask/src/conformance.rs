@@ -208,6 +208,7 @@ pub(crate) fn main(arguments: &[String]) -> Result<(), Failure> {
         }
     }
     if set_up {
+        board.ended.iter().flatten().for_each(Ended::print);
         return Ok(());
     }
 
