@@ -1,6 +1,8 @@
 //! The list of vectors. What is not in it is not compared on backends that tests do not reach, so a new kernel, type, pairing or
 //! path gets its lines here.
 
+mod layers;
+
 use wgpu_rope::config::AxisRun;
 use wgpu_rope::half::{bf16, f16};
 use wgpu_rope::reference::SlotLists;
@@ -10,8 +12,7 @@ use wgpu_rope::{
     SlotPositionSource, SlotRule, SlotSource, TableSpec,
 };
 
-use crate::layers;
-use crate::list::{Copied, Fill, List, Rotation, Shape, Slots, Source};
+use crate::maker::{Copied, Fill, Maker, Rotation, Shape, Slots, Source};
 use crate::vectors::{Failure, Vectors};
 
 const ELEMENTS: [(&str, ElementType); 3] = [
@@ -38,23 +39,23 @@ const DIRECTIONS: [(&str, Direction); 3] = [
 /// Makes all vectors, always the same ones.
 ///
 /// # Errors
-/// Where a plan or the twin refuses one, which is a mistake in the list.
+/// Where a plan or the twin refuses one, which is a mistake in the maker.
 pub fn vectors() -> Result<Vectors, Failure> {
-    let mut list = List::new();
-    tables(&mut list)?;
-    angles(&mut list)?;
-    caches(&mut list)?;
+    let mut maker = Maker::new();
+    tables(&mut maker)?;
+    angles(&mut maker)?;
+    caches(&mut maker)?;
     for (group, element) in ELEMENTS {
-        rotations(&mut list, group, element)?;
+        rotations(&mut maker, group, element)?;
     }
-    pairings(&mut list)?;
-    axes(&mut list)?;
-    paths(&mut list)?;
-    one_buffer(&mut list)?;
-    slots(&mut list)?;
-    query_scales(&mut list)?;
-    layers::add(&mut list)?;
-    Ok(list.finish())
+    pairings(&mut maker)?;
+    axes(&mut maker)?;
+    paths(&mut maker)?;
+    one_buffer(&mut maker)?;
+    slots(&mut maker)?;
+    query_scales(&mut maker)?;
+    layers::add(&mut maker)?;
+    Ok(maker.finish())
 }
 
 /// Wrong digits, one for each kernel that computes something of its own: in a coefficient of the table's polynomial for cos, and in the step
@@ -69,10 +70,10 @@ const FAULTS: [(&str, &str); 2] = [
 /// # Errors
 /// Where a plan or the twin refuses one, or a digit is not in the WGSL.
 pub fn faulty() -> Result<Vectors, Failure> {
-    let mut list = List::new();
-    tables(&mut list)?;
-    layers::norms(&mut list)?;
-    let mut vectors = list.finish();
+    let mut maker = Maker::new();
+    tables(&mut maker)?;
+    layers::norms(&mut maker)?;
+    let mut vectors = maker.finish();
     for (right, wrong) in FAULTS {
         let before = vectors.modules.clone();
         for text in vectors.modules.values_mut() {
@@ -118,7 +119,7 @@ const IDS: [i32; 17] = [
 ];
 
 /// Exact tables: every source of positions, direction, kind of factor and odd width.
-fn tables(list: &mut List) -> Result<(), Failure> {
+fn tables(maker: &mut Maker) -> Result<(), Failure> {
     let group = "tables";
     let listed = Source::Runs(&IDS, 1);
     let mut add = |name: &str, frequencies: &Frequencies, direction, source, rows, limits| {
@@ -130,7 +131,7 @@ fn tables(list: &mut List) -> Result<(), Failure> {
             rows,
             limits,
         };
-        list.fill(group, name, fill)
+        maker.fill(group, name, fill)
     };
     let limits = Limits::default();
     for (name, direction) in DIRECTIONS {
@@ -172,7 +173,7 @@ fn tables(list: &mut List) -> Result<(), Failure> {
     add("small workgroups", &llama, forward, runs, 20, few)?;
 
     // Positions all over i32.
-    let mut random = List::new();
+    let mut random = Maker::new();
     let ids: Vec<_> = (0..512).map(|_| random.random().cast_signed()).collect();
     let scattered = Source::Runs(&ids, 1);
     add("512 positions", &llama, forward, scattered, 512, limits)?;
@@ -188,7 +189,7 @@ fn tables(list: &mut List) -> Result<(), Failure> {
 }
 
 /// f32 angles, of ids and of coordinates.
-fn angles(list: &mut List) -> Result<(), Failure> {
+fn angles(maker: &mut Maker) -> Result<(), Failure> {
     let group = "f32 angles";
     let mut coordinates = vec![
         0.0,
@@ -207,7 +208,7 @@ fn angles(list: &mut List) -> Result<(), Failure> {
         f32::NEG_INFINITY,
         f32::NAN,
     ];
-    let mut random = List::new();
+    let mut random = Maker::new();
     // From 2^-64 to 2^48.
     coordinates.extend((0..49).map(|_| {
         let word = random.random();
@@ -228,7 +229,7 @@ fn angles(list: &mut List) -> Result<(), Failure> {
                     rows,
                     limits: Limits::default(),
                 };
-                list.fill(group, name, fill)
+                maker.fill(group, name, fill)
             };
             let ids = Source::Runs(&IDS, 1);
             add(&format!("ids, {name}, factor {factor}"), ids, 17)?;
@@ -246,8 +247,8 @@ fn angles(list: &mut List) -> Result<(), Failure> {
 }
 
 /// A caller's own cos and sin.
-fn caches(list: &mut List) -> Result<(), Failure> {
-    fn add<T: Element>(list: &mut List, element: &str) -> Result<(), Failure> {
+fn caches(maker: &mut Maker) -> Result<(), Failure> {
+    fn add<T: Element>(maker: &mut Maker, element: &str) -> Result<(), Failure> {
         for (positions, columns, pairs) in [(13, 8, 8), (13, 9, 9), (7, 11, 3), (20, 130, 67)] {
             let layout = CacheLayout {
                 positions,
@@ -258,7 +259,7 @@ fn caches(list: &mut List) -> Result<(), Failure> {
             let count = (positions * columns) as usize;
             let mut made = |first: f32| -> Vec<T> {
                 let value = |_| {
-                    let unit = (list.random() >> 8) as f32 / 16_777_216.0;
+                    let unit = (maker.random() >> 8) as f32 / 16_777_216.0;
                     T::narrow(first + unit)
                 };
                 (0..count).map(value).collect()
@@ -284,26 +285,26 @@ fn caches(list: &mut List) -> Result<(), Failure> {
                     };
                     let name =
                         format!("{element} [{positions}, {columns}] {pairs} {source} {name}");
-                    list.copy("caches", &name, copied)?;
+                    maker.copy("caches", &name, copied)?;
                 }
             }
         }
         Ok(())
     }
-    add::<f32>(list, "f32")?;
-    add::<f16>(list, "f16")?;
-    add::<bf16>(list, "bf16")
+    add::<f32>(maker, "f32")?;
+    add::<f16>(maker, "f16")?;
+    add::<bf16>(maker, "bf16")
 }
 
 /// Slots of a cache: every source, and lists of which a part is garbage.
-fn slots(list: &mut List) -> Result<(), Failure> {
+fn slots(maker: &mut Maker) -> Result<(), Failure> {
     let group = "slots";
     let limits = Limits::default();
     // Of eight values five below the limit, one a little past it, one of either sign and any size, and -1.
     let mut lists = |limit: u32, count: u32| -> Vec<i32> {
         (0..count)
             .map(|_| {
-                let word = list.random();
+                let word = maker.random();
                 match (word >> 8) & 7 {
                     0 => -1,
                     1 => word.cast_signed(),
@@ -339,7 +340,7 @@ fn slots(list: &mut List) -> Result<(), Failure> {
             lists,
             limits,
         };
-        list.slots(group, name, slots)
+        maker.slots(group, name, slots)
     };
     for (batch, tokens) in [(1, 150), (70, 2)] {
         let source = SlotSource::Listed {
@@ -385,7 +386,7 @@ fn slots(list: &mut List) -> Result<(), Failure> {
 }
 
 /// Query scales of rows, at both ends of the positions and at both ends of what is added to them.
-fn query_scales(list: &mut List) -> Result<(), Failure> {
+fn query_scales(maker: &mut Maker) -> Result<(), Failure> {
     let group = "query scale";
     let values = (0..11_u8).map(|k| 1.5 - f32::from(k) * 0.3).collect();
     let scales = [
@@ -413,7 +414,7 @@ fn query_scales(list: &mut List) -> Result<(), Failure> {
             rows,
             limits,
         };
-        list.fill(group, name, fill)
+        maker.fill(group, name, fill)
     };
     let limits = Limits::default();
     let narrow = Limits {
@@ -448,20 +449,20 @@ fn layer(
 }
 
 /// What models have, in one element type.
-fn rotations(list: &mut List, group: &str, element: ElementType) -> Result<(), Failure> {
+fn rotations(maker: &mut Maker, group: &str, element: ElementType) -> Result<(), Failure> {
     for (pairing_name, pairing) in &PAIRINGS[..2] {
         for head_dim in [2, 64, 80, 96, 128, 256] {
             let config = RopeConfig::new(head_dim).with_pairing(*pairing);
             let name = format!("{pairing_name}, head_dim {head_dim}");
-            list.rotate(group, &name, &layer(&config, 5, [8, 2], element)?)?;
+            maker.rotate(group, &name, &layer(&config, 5, [8, 2], element)?)?;
         }
         let config = RopeConfig::new(128).with_pairing(*pairing);
         let part = config.clone().with_rotary_dim(32);
         let name = format!("{pairing_name}, window of 32");
-        list.rotate(group, &name, &layer(&part, 5, [4, 4], element)?)?;
+        maker.rotate(group, &name, &layer(&part, 5, [4, 4], element)?)?;
         let part = config.clone().with_rotary_dim(64).with_rotary_offset(64);
         let name = format!("{pairing_name}, window of the last 64");
-        list.rotate(group, &name, &layer(&part, 5, [4, 1], element)?)?;
+        maker.rotate(group, &name, &layer(&part, 5, [4, 1], element)?)?;
 
         // [B, H, S, D], rows of each token its own; one token of each of several sequences.
         let (batch, tokens) = (3, 4);
@@ -470,31 +471,31 @@ fn rotations(list: &mut List, group: &str, element: ElementType) -> Result<(), F
         rotation.key = Some((bhsd(3), element));
         rotation.batch = batch;
         rotation.rows = Rows::PerToken;
-        list.rotate(group, &format!("{pairing_name}, [B, H, S, D]"), &rotation)?;
+        maker.rotate(group, &format!("{pairing_name}, [B, H, S, D]"), &rotation)?;
         let mut rotation = layer(&config, 1, [71, 1], element)?;
         rotation.batch = 4;
         rotation.rows = Rows::PerSequence;
-        list.rotate(group, &format!("{pairing_name}, 71 + 1 heads"), &rotation)?;
+        maker.rotate(group, &format!("{pairing_name}, 71 + 1 heads"), &rotation)?;
         let mut rotation = layer(&config, 3, [2, 1], element)?;
         rotation.rows = Rows::One;
-        list.rotate(group, &format!("{pairing_name}, one row"), &rotation)?;
+        maker.rotate(group, &format!("{pairing_name}, one row"), &rotation)?;
     }
     // Some pairs have no frequency and stay as they are.
     let config = RopeConfig::new(128).with_scaling(Scaling::Proportional {
         rotated_pairs: 16,
         factor: 1.0,
     });
-    list.rotate(group, "proportional", &layer(&config, 5, [4, 1], element)?)?;
+    maker.rotate(group, "proportional", &layer(&config, 5, [4, 1], element)?)?;
     let mut rotation = layer(&RopeConfig::new(32), 5, [4, 1], element)?;
     let some = |k: u32| Pair {
         inv_freq: if k.is_multiple_of(3) { 0.0 } else { 0.3 },
         axis: 0,
     };
     rotation.frequencies = Frequencies::from_pairs((0..16).map(some), 1.0)?;
-    list.rotate(group, "idle pairs within", &rotation)?;
+    maker.rotate(group, "idle pairs within", &rotation)?;
     // An attention factor.
     let config = RopeConfig::new(64).with_attention_factor(1.346_573_590_279_972_6);
-    list.rotate(
+    maker.rotate(
         group,
         "attention factor",
         &layer(&config, 9, [4, 1], element)?,
@@ -502,7 +503,7 @@ fn rotations(list: &mut List, group: &str, element: ElementType) -> Result<(), F
 }
 
 /// Every pairing in every type, with windows that suit 16 bytes, words, and neither.
-fn pairings(list: &mut List) -> Result<(), Failure> {
+fn pairings(maker: &mut Maker) -> Result<(), Failure> {
     for (pairing_name, pairing) in PAIRINGS {
         for (type_name, element) in ELEMENTS {
             let rotary_dims: [(u32, u32, u32); 3] = match pairing {
@@ -516,7 +517,7 @@ fn pairings(list: &mut List) -> Result<(), Failure> {
                     .with_rotary_offset(offset);
                 let name =
                     format!("{pairing_name}, {type_name}, {offset} + {rotary_dim} of {head_dim}");
-                list.rotate("pairings", &name, &layer(&config, 4, [3, 2], element)?)?;
+                maker.rotate("pairings", &name, &layer(&config, 4, [3, 2], element)?)?;
             }
         }
     }
@@ -524,7 +525,7 @@ fn pairings(list: &mut List) -> Result<(), Failure> {
 }
 
 /// Positions of several axes, from ids to rotated channels.
-fn axes(list: &mut List) -> Result<(), Failure> {
+fn axes(maker: &mut Maker) -> Result<(), Failure> {
     let run = |axis, pairs| AxisRun { axis, pairs };
     for (name, head_dim, axes) in [
         ("M-RoPE", 128, Axes::Sectioned(vec![16, 24, 24])),
@@ -557,7 +558,7 @@ fn axes(list: &mut List) -> Result<(), Failure> {
                 AxisOrder::First { rows }
             };
             let ids: Vec<_> = (0..rows * count)
-                .map(|_| (list.random() >> 12).cast_signed() - 500_000)
+                .map(|_| (maker.random() >> 12).cast_signed() - 500_000)
                 .collect();
             let spec = TableSpec::new(&frequencies);
             let fill = Fill {
@@ -570,7 +571,7 @@ fn axes(list: &mut List) -> Result<(), Failure> {
             let mut rotation = layer(&config, tokens, [4, 2], ElementType::F32)?;
             rotation.batch = batch;
             rotation.rows = Rows::PerToken;
-            list.rotate_with(
+            maker.rotate_with(
                 "axes",
                 &format!("{name}, {order_name}"),
                 &rotation,
@@ -592,12 +593,12 @@ fn axes(list: &mut List) -> Result<(), Failure> {
         rows: 12,
         limits: Limits::default(),
     };
-    list.fill("axes", "centres of patches", fill)
+    maker.fill("axes", "centres of patches", fill)
 }
 
 /// Every entry point with every shape of invocations: heads of one, heads at once, workgroups, planned for a CPU and for a GPU, several
 /// dispatches where bindings or grids are small.
-fn paths(list: &mut List) -> Result<(), Failure> {
+fn paths(maker: &mut Maker) -> Result<(), Failure> {
     let moves = Pairing::InterleavedToHalfSplit;
     for (type_name, element) in ELEMENTS {
         for (path, config) in [
@@ -635,7 +636,7 @@ fn paths(list: &mut List) -> Result<(), Failure> {
                     rotation.shape = tune;
                     let count = if two { "two" } else { "one" };
                     let name = format!("{path}, {count}, {type_name}, {shape}");
-                    list.rotate("paths", &name, &rotation)?;
+                    maker.rotate("paths", &name, &rotation)?;
                 }
             }
         }
@@ -644,18 +645,18 @@ fn paths(list: &mut List) -> Result<(), Failure> {
         rotation.batch = 2;
         rotation.rows = Rows::PerToken;
         rotation.limits.max_storage_buffer_binding_size = 6144;
-        list.rotate("paths", &format!("small bindings, {type_name}"), &rotation)?;
+        maker.rotate("paths", &format!("small bindings, {type_name}"), &rotation)?;
         rotation.limits = Limits {
             max_compute_workgroups_per_dimension: 4,
             ..Limits::default()
         };
-        list.rotate("paths", &format!("small grids, {type_name}"), &rotation)?;
+        maker.rotate("paths", &format!("small grids, {type_name}"), &rotation)?;
     }
     Ok(())
 }
 
 /// Query and key in one buffer, and tensors that do not start on 16 bytes.
-fn one_buffer(list: &mut List) -> Result<(), Failure> {
+fn one_buffer(maker: &mut Maker) -> Result<(), Failure> {
     let group = "one buffer";
     for (type_name, element) in ELEMENTS {
         for (config_name, config) in [
@@ -677,7 +678,7 @@ fn one_buffer(list: &mut List) -> Result<(), Failure> {
             let mut rotation = Rotation::new(&config, 5, packed(0, 4), element)?;
             rotation.key = Some((packed(4, 2), element));
             rotation.placement.shared = true;
-            list.rotate(
+            maker.rotate(
                 group,
                 &format!("packed, {type_name}, {config_name}"),
                 &rotation,
@@ -690,7 +691,7 @@ fn one_buffer(list: &mut List) -> Result<(), Failure> {
                 key: 4 * 4096,
                 shared: true,
             };
-            list.rotate(
+            maker.rotate(
                 group,
                 &format!("behind, {type_name}, {config_name}"),
                 &rotation,
@@ -700,7 +701,7 @@ fn one_buffer(list: &mut List) -> Result<(), Failure> {
                 key: 528,
                 shared: false,
             };
-            list.rotate(
+            maker.rotate(
                 group,
                 &format!("apart, {type_name}, {config_name}"),
                 &rotation,
@@ -714,7 +715,7 @@ fn one_buffer(list: &mut List) -> Result<(), Failure> {
         };
         let mut rotation = layer(&RopeConfig::new(64), 5, [4, 2], element)?;
         rotation.key = rotation.key.map(|(layout, _)| (layout, other));
-        list.rotate(group, &format!("two types, {type_name}"), &rotation)?;
+        maker.rotate(group, &format!("two types, {type_name}"), &rotation)?;
     }
     Ok(())
 }

@@ -3,8 +3,7 @@
 
 pub mod cases;
 pub mod device;
-mod layers;
-mod list;
+mod maker;
 #[cfg(feature = "native")]
 pub mod matrix;
 #[cfg(feature = "native")]

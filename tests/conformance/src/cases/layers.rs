@@ -6,7 +6,7 @@ use wgpu_rope::{
     TensorView,
 };
 
-use crate::list::{Layer, List};
+use crate::maker::{Layer, Maker};
 use crate::vectors::Failure;
 
 const F32: ElementType = ElementType::F32;
@@ -71,21 +71,21 @@ fn layer(config: &RopeConfig, spec: RotateSpec) -> Result<Layer, Failure> {
 }
 
 /// All of them.
-pub(crate) fn add(list: &mut List) -> Result<(), Failure> {
-    caches(list)?;
-    norms(list)?;
-    windows(list)?;
-    one_buffer(list)?;
-    sums(list)?;
-    several(list)?;
-    quantised(list)?;
-    channels(list)
+pub(crate) fn add(maker: &mut Maker) -> Result<(), Failure> {
+    caches(maker)?;
+    norms(maker)?;
+    windows(maker)?;
+    one_buffer(maker)?;
+    sums(maker)?;
+    several(maker)?;
+    quantised(maker)?;
+    channels(maker)
 }
 
 const GROUP: &str = "layers";
 
 /// What models do: norms, rotation, pages of a cache.
-fn caches(list: &mut List) -> Result<(), Failure> {
+fn caches(maker: &mut Maker) -> Result<(), Failure> {
     let config = RopeConfig::new(128).with_theta(1e6);
     let qwen = |storage: ElementType| {
         three(&config, 5, [5, 2], F32)
@@ -97,11 +97,11 @@ fn caches(list: &mut List) -> Result<(), Failure> {
     let mut one = layer(&config, qwen(F16))?;
     one.slots = SLOTS.to_vec();
     one.is_filled = true;
-    list.layer(GROUP, "QK-norm, pages of f16, filled", &one)?;
+    maker.layer(GROUP, "QK-norm, pages of f16, filled", &one)?;
     let mut one = layer(&config, qwen(BF16))?;
     one.slots = SLOTS.to_vec();
     one.limits.cpu = true;
-    list.layer(GROUP, "QK-norm, pages of bf16, CPU", &one)?;
+    maker.layer(GROUP, "QK-norm, pages of bf16, CPU", &one)?;
 
     // Gemma: weights are added to 1, values have a norm of their own; pages by head. A scale by position, as in Llama 4.
     let config = RopeConfig::new(64).with_pairing(Pairing::Interleaved);
@@ -116,7 +116,7 @@ fn caches(list: &mut List) -> Result<(), Failure> {
     one.slots = SLOTS.to_vec();
     one.scale = Some(QueryScale::llama4(8192, 0.1, 1 << 20)?);
     one.is_filled = true;
-    list.layer(GROUP, "1 + weights, scales by row, filled", &one)?;
+    maker.layer(GROUP, "1 + weights, scales by row, filled", &one)?;
 
     // A latent of 512 channels and a rotated part of 64 behind it: both to one cache.
     let config = RopeConfig::new(64).with_pairing(Pairing::Interleaved);
@@ -151,7 +151,7 @@ fn caches(list: &mut List) -> Result<(), Failure> {
     for cpu in [false, true] {
         one.limits.cpu = cpu;
         let device = if cpu { "CPU" } else { "GPU" };
-        list.layer(GROUP, &format!("latent and rotated part, {device}"), &one)?;
+        maker.layer(GROUP, &format!("latent and rotated part, {device}"), &one)?;
     }
 
     // Keys of a cache are turned on where they lie, and then go to other slots.
@@ -160,21 +160,21 @@ fn caches(list: &mut List) -> Result<(), Failure> {
     let spec = RotateSpec::new(&config, 1, 5, bshd(5, 3, 32), F16).with_query_from(place);
     let mut one = layer(&config, spec.clone())?;
     one.slots = SLOTS.to_vec();
-    list.layer(GROUP, "within a cache", &one)?;
+    maker.layer(GROUP, "within a cache", &one)?;
     let spec = spec.with_query_to(nhd(3, 32, F32).with_first_slot(5));
     let mut one = layer(&config, spec)?;
     one.slots = [SLOTS, [0, 4, 2, 23, -7]].concat();
-    list.layer(GROUP, "from a cache to another", &one)
+    maker.layer(GROUP, "from a cache to another", &one)
 }
 
 /// Norms of every kind in place.
-pub(crate) fn norms(list: &mut List) -> Result<(), Failure> {
+pub(crate) fn norms(maker: &mut Maker) -> Result<(), Failure> {
     let config = RopeConfig::new(80);
     let spec = two(&config, 3, [4, 2], F32)
         .with_query_norm(bare())
         .with_key_norm(bare())
         .with_query_factor(QueryFactor::Constant(0.111_803_4));
-    list.layer(GROUP, "no weights, a factor", &layer(&config, spec)?)?;
+    maker.layer(GROUP, "no weights, a factor", &layer(&config, spec)?)?;
 
     // Entries of a batch with rows of their own; weights of another type.
     let (config, tokens) = (RopeConfig::new(96), 3);
@@ -185,9 +185,9 @@ pub(crate) fn norms(list: &mut List) -> Result<(), Failure> {
         .with_query_norm(scale(F16))
         .with_key_norm(one_plus(F16));
     let mut one = layer(&config, spec)?;
-    list.layer(GROUP, "two norms, f16, [B, H, S, D]", &one)?;
+    maker.layer(GROUP, "two norms, f16, [B, H, S, D]", &one)?;
     one.limits.cpu = true;
-    list.layer(GROUP, "two norms, f16, [B, H, S, D], CPU", &one)?;
+    maker.layer(GROUP, "two norms, f16, [B, H, S, D], CPU", &one)?;
 
     // Over all heads: by channel.
     let config = RopeConfig::new(64);
@@ -201,7 +201,7 @@ pub(crate) fn norms(list: &mut List) -> Result<(), Failure> {
             .with_key_norm(norm);
         let mut one = layer(&config, spec)?;
         one.limits.cpu = element == BF16;
-        list.layer(GROUP, &format!("over all heads, {name}"), &one)?;
+        maker.layer(GROUP, &format!("over all heads, {name}"), &one)?;
     }
 
     // None of them, and no rotation.
@@ -215,18 +215,18 @@ pub(crate) fn norms(list: &mut List) -> Result<(), Failure> {
         .with_value_to(nhd(2, 48, F16));
     let mut one = layer(&config, spec)?;
     one.slots = SLOTS.to_vec();
-    list.layer(GROUP, "without rotation", &one)
+    maker.layer(GROUP, "without rotation", &one)
 }
 
 /// Windows, pairs that stay as they are, pairings.
-fn windows(list: &mut List) -> Result<(), Failure> {
+fn windows(maker: &mut Maker) -> Result<(), Failure> {
     let config = RopeConfig::new(128)
         .with_rotary_dim(64)
         .with_rotary_offset(32);
     let spec = two(&config, 3, [3, 1], F32)
         .with_query_norm(scale(F32))
         .with_key_norm(bare());
-    list.layer(GROUP, "32 + 64 of 128", &layer(&config, spec)?)?;
+    maker.layer(GROUP, "32 + 64 of 128", &layer(&config, spec)?)?;
 
     let config = RopeConfig::new(128)
         .with_rotary_dim(48)
@@ -235,18 +235,18 @@ fn windows(list: &mut List) -> Result<(), Failure> {
     let spec = two(&config, 3, [3, 1], F16).with_key_norm(one_plus(BF16));
     let mut one = layer(&config, spec)?;
     one.limits.cpu = true;
-    list.layer(GROUP, "16 + 48 of 128, interleaved, CPU", &one)?;
+    maker.layer(GROUP, "16 + 48 of 128, interleaved, CPU", &one)?;
 
     let config = RopeConfig::new(96).with_pairing(Pairing::HalfSplitBlocks(3));
     let spec = two(&config, 3, [3, 1], BF16).with_query_norm(scale(F32));
-    list.layer(GROUP, "3 blocks", &layer(&config, spec)?)?;
+    maker.layer(GROUP, "3 blocks", &layer(&config, spec)?)?;
 
     let config = RopeConfig::new(128).with_scaling(Scaling::Proportional {
         rotated_pairs: 16,
         factor: 1.0,
     });
     let spec = two(&config, 3, [2, 1], F32).with_query_norm(scale(F32));
-    list.layer(GROUP, "proportional", &layer(&config, spec)?)?;
+    maker.layer(GROUP, "proportional", &layer(&config, spec)?)?;
 
     let config = RopeConfig::new(32).with_pairing(Pairing::Interleaved);
     let some = |k: u32| Pair {
@@ -259,7 +259,7 @@ fn windows(list: &mut List) -> Result<(), Failure> {
         .with_frequencies(&frequencies);
     let mut one = layer(&config, spec)?;
     one.frequencies = frequencies;
-    list.layer(GROUP, "idle pairs within", &one)?;
+    maker.layer(GROUP, "idle pairs within", &one)?;
 
     // Pairs that move, by channel.
     for (name, pairing, element, to) in [
@@ -270,13 +270,13 @@ fn windows(list: &mut List) -> Result<(), Failure> {
         let spec = two(&config, 3, [2, 2], element)
             .with_query_norm(scale(F16))
             .with_key_to(TensorView::new(HeadLayout::bhsd(3, 2, 32), to));
-        list.layer(GROUP, name, &layer(&config, spec)?)?;
+        maker.layer(GROUP, name, &layer(&config, spec)?)?;
     }
     Ok(())
 }
 
 /// Packed QKV, and K and V in one cache.
-fn one_buffer(list: &mut List) -> Result<(), Failure> {
+fn one_buffer(maker: &mut Maker) -> Result<(), Failure> {
     let config = RopeConfig::new(64);
     let packed = |first, heads| HeadLayout::packed(5, 6, first, heads, 64);
     // Pages hold keys and then values.
@@ -299,11 +299,11 @@ fn one_buffer(list: &mut List) -> Result<(), Failure> {
         at(Operand::KeyTo, 1),
         at(Operand::ValueTo, 1),
     ];
-    list.layer(GROUP, "packed, K and V in one buffer", &one)
+    maker.layer(GROUP, "packed, K and V in one buffer", &one)
 }
 
 /// What is added to what is there.
-fn sums(list: &mut List) -> Result<(), Failure> {
+fn sums(maker: &mut Maker) -> Result<(), Failure> {
     let config = RopeConfig::new(64);
     let to = |heads, element| TensorView::new(bshd(3, heads, 64), element).accumulated();
     let spec = two(&config, 3, [3, 2], F32)
@@ -311,7 +311,7 @@ fn sums(list: &mut List) -> Result<(), Failure> {
         .with_key_to(to(2, BF16));
     let mut one = layer(&config, spec)?;
     one.direction = Direction::Adjoint;
-    list.layer(GROUP, "accumulated", &one)?;
+    maker.layer(GROUP, "accumulated", &one)?;
 
     // [head_dim, tokens] of an odd number of tokens: halves of a word are those of two tokens, or of two heads.
     let turned = |heads: u32, element| {
@@ -321,11 +321,11 @@ fn sums(list: &mut List) -> Result<(), Failure> {
     let spec = two(&config, 3, [3, 2], F32)
         .with_query_to(turned(3, F16).accumulated())
         .with_key_to(turned(2, BF16));
-    list.layer(GROUP, "transposed", &layer(&config, spec)?)
+    maker.layer(GROUP, "transposed", &layer(&config, spec)?)
 }
 
 /// Several heads of an invocation, and several dispatches.
-fn several(list: &mut List) -> Result<(), Failure> {
+fn several(maker: &mut Maker) -> Result<(), Failure> {
     let config = RopeConfig::new(256);
     let spec = three(&config, 17, [8, 2], F32)
         .with_query_norm(scale(F32))
@@ -333,9 +333,9 @@ fn several(list: &mut List) -> Result<(), Failure> {
         .with_key_to(TensorView::new(HeadLayout::bhsd(17, 2, 256), BF16));
     let mut one = layer(&config, spec.clone())?;
     one.limits.cpu = true;
-    list.layer(GROUP, "rounds, CPU", &one)?;
+    maker.layer(GROUP, "rounds, CPU", &one)?;
     let given = spec.with_heads_per_invocation(2).with_workgroup(40);
-    list.layer(GROUP, "rounds", &layer(&config, given)?)?;
+    maker.layer(GROUP, "rounds", &layer(&config, given)?)?;
 
     let config = RopeConfig::new(64);
     let spec = two(&config, 9, [6, 2], F16)
@@ -343,16 +343,16 @@ fn several(list: &mut List) -> Result<(), Failure> {
         .with_key_to(TensorView::new(HeadLayout::bshd(9, 2, 64), F32));
     let mut one = layer(&config, spec)?;
     one.limits.max_storage_buffer_binding_size = 3072;
-    list.layer(GROUP, "small bindings", &one)?;
+    maker.layer(GROUP, "small bindings", &one)?;
     one.limits = Limits {
         max_compute_workgroups_per_dimension: 4,
         ..Limits::default()
     };
-    list.layer(GROUP, "small grids", &one)
+    maker.layer(GROUP, "small grids", &one)
 }
 
 /// Blocks with a scale, and bytes with scales of their own: to caches, from them, and zeros.
-fn quantised(list: &mut List) -> Result<(), Failure> {
+fn quantised(maker: &mut Maker) -> Result<(), Failure> {
     let config = RopeConfig::new(64);
     for (name, storage, element, filled) in [
         ("Q8_0", Storage::Q8_0, F32, true),
@@ -368,7 +368,7 @@ fn quantised(list: &mut List) -> Result<(), Failure> {
         one.is_filled = filled;
         one.limits.cpu = !filled;
         one.zeros = vec![Operand::Value];
-        list.layer(GROUP, &format!("to {name}"), &one)?;
+        maker.layer(GROUP, &format!("to {name}"), &one)?;
 
         // Back, and from slots to slots with a turn.
         let view = nhd(2, 64, storage);
@@ -378,7 +378,7 @@ fn quantised(list: &mut List) -> Result<(), Failure> {
             .with_key_from(view);
         let mut one = layer(&config, spec)?;
         one.slots = SLOTS.to_vec();
-        list.layer(GROUP, &format!("from {name}"), &one)?;
+        maker.layer(GROUP, &format!("from {name}"), &one)?;
     }
     let config = RopeConfig::new(96).with_pairing(Pairing::Interleaved);
     let norm = scale(F32).over_all_heads();
@@ -392,11 +392,11 @@ fn quantised(list: &mut List) -> Result<(), Failure> {
     let mut one = layer(&config, spec)?;
     one.scale = Some(QueryScale::llama4(8192, 0.1, 1 << 20)?);
     one.limits.max_compute_workgroups_per_dimension = 3;
-    list.layer(GROUP, "to both, small grids", &one)
+    maker.layer(GROUP, "to both, small grids", &one)
 }
 
 /// Heads that are no whole octets, windows at odd channels, tensors at odd words.
-fn channels(list: &mut List) -> Result<(), Failure> {
+fn channels(maker: &mut Maker) -> Result<(), Failure> {
     let config = RopeConfig::new(6);
     let spec = three(&config, 5, [3, 1], F16)
         .with_query_norm(scale(F16))
@@ -405,7 +405,7 @@ fn channels(list: &mut List) -> Result<(), Failure> {
     let mut one = layer(&config, spec)?;
     one.slots = SLOTS.to_vec();
     one.alignment = 4;
-    list.layer(GROUP, "head_dim 6", &one)?;
+    maker.layer(GROUP, "head_dim 6", &one)?;
 
     let config = RopeConfig::new(20)
         .with_rotary_dim(18)
@@ -416,7 +416,7 @@ fn channels(list: &mut List) -> Result<(), Failure> {
         .with_query_factor(QueryFactor::Constant(0.3));
     let mut one = layer(&config, spec)?;
     one.limits.cpu = true;
-    list.layer(GROUP, "1 + 18 of 20, 3 blocks, CPU", &one)?;
+    maker.layer(GROUP, "1 + 18 of 20, 3 blocks, CPU", &one)?;
 
     let config = RopeConfig::new(66)
         .with_rotary_dim(44)
@@ -430,7 +430,7 @@ fn channels(list: &mut List) -> Result<(), Failure> {
         .with_value_to(TensorView::new(HeadLayout::bhsd(3, 1, 66), F16));
     let mut one = layer(&config, spec)?;
     one.alignment = 12;
-    list.layer(GROUP, "5 + 44 of 66", &one)?;
+    maker.layer(GROUP, "5 + 44 of 66", &one)?;
 
     let config = RopeConfig::new(32);
     let spec = RotateSpec::new(&config, 1, 3, bshd(3, 2, 32), F32)
@@ -439,5 +439,5 @@ fn channels(list: &mut List) -> Result<(), Failure> {
         .with_value_norm(scale(BF16))
         .with_value_to(TensorView::new(bshd(3, 1, 33), Storage::Int8))
         .without_rotation();
-    list.layer(GROUP, "an odd value", &layer(&config, spec)?)
+    maker.layer(GROUP, "an odd value", &layer(&config, spec)?)
 }

@@ -10,7 +10,7 @@ use wgpu_rope::{
     TablePlan, TableSpec, reference,
 };
 
-use super::{CANARY, Filled, List, POSITIONS, of_i32, table_within, values_of};
+use super::{CANARY, Filled, Maker, POSITIONS, of_i32, table_within, values_of};
 use crate::vectors::{Failure, Values, Vector};
 use crate::verdict::values;
 
@@ -131,7 +131,7 @@ impl Layer {
     }
 }
 
-impl List {
+impl Maker {
     pub(crate) fn layer(&mut self, group: &str, name: &str, layer: &Layer) -> Result<(), Failure> {
         let mut vector = Self::vector(group, name);
         let spec = &layer.spec;

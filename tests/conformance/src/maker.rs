@@ -19,7 +19,7 @@ use crate::vectors::{Access, Binding, Buffer, Dispatch, Failure, Values, Vector,
 
 /// Vectors being made.
 #[derive(Debug)]
-pub(crate) struct List {
+pub(crate) struct Maker {
     vectors: Vectors,
     random: u32,
 }
@@ -133,7 +133,7 @@ impl Rotation {
     }
 }
 
-impl List {
+impl Maker {
     pub(crate) fn new() -> Self {
         let modules = [
             ("table", TABLE_WGSL),
