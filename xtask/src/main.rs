@@ -130,13 +130,20 @@ fn smollm2(arguments: &[String]) -> Result<(), Failure> {
     if arguments.is_empty() {
         return Err(USAGE.to_owned());
     }
-    // In sight, since it takes minutes.
-    cargo(&[&["build", "--release"], &package[..]].concat())?;
     if arguments == ["--test"] {
         let model = setup::smollm2()?;
         let deny = ["--all-targets", "--", "--deny", "warnings"];
         cargo(&[&["clippy"], &package[..], &deny[..]].concat())?;
-        driver::ensure(&released("smollm2"))?;
+        // As `test` has built it. The program itself would be built for other features than its tests are.
+        cargo(
+            &[
+                &["build"],
+                MEMBERS,
+                &["--all-features", "--example", "adapters"],
+            ]
+            .concat(),
+        )?;
+        driver::ensure(&built("examples/adapters"))?;
         // The model's tests are ignored where nobody names its file. One by one: each keeps a model in memory.
         return run(Command::new(env!("CARGO"))
             .args(["test", "--release"])
@@ -144,6 +151,8 @@ fn smollm2(arguments: &[String]) -> Result<(), Failure> {
             .args(["--", "--include-ignored", "--nocapture", "--test-threads=1"])
             .env("SMOLLM2_GGUF", model));
     }
+    // In sight, since it takes minutes.
+    cargo(&[&["build", "--release"], &package[..]].concat())?;
     let mut command = Command::new(env!("CARGO"));
     command
         .args(["run", "--quiet", "--release"])
