@@ -255,7 +255,9 @@ impl PreparedRope {
                     let slice = match resource {
                         Resource::Query => operands.get(Operand::Query),
                         Resource::Key => operands.get(Operand::Key),
-                        Resource::Tensor(operand) => operands.get(operand),
+                        Resource::Tensor(operand) | Resource::Weights(operand) => {
+                            operands.get(operand)
+                        }
                         Resource::Unused => {
                             let unused = layer.as_deref().map(Layer::unused);
                             return (unused.unwrap_or(table.buffer()), 0);

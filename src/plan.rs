@@ -177,8 +177,10 @@ pub enum Resource {
     Query,
     /// The buffer of the key, read-write storage.
     Key,
-    /// The buffer of this operand of a layer, and of others that share it: read-write storage, but read-only for weights of norms.
+    /// The buffer of this operand of a layer, and of others that share it, read-write storage.
     Tensor(Operand),
+    /// The buffer of this operand, which is weights of a norm, and of other weights that share it, read-only storage.
+    Weights(Operand),
     /// A buffer of which nothing is used, read-write storage: entry points of a layer have more bindings than it may have tensors. Those of
     /// a dispatch are ranges of one buffer that do not overlap.
     Unused,

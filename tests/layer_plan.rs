@@ -457,10 +457,6 @@ fn places_are_refused_by_name() {
     );
 }
 
-fn is_weight(operand: Operand) -> bool {
-    operand.name().ends_with("weight")
-}
-
 /// What a dispatch binds from 3 on: operands, in order.
 fn tensors(plan: &RopePlan, given: Places) -> Vec<(&'static str, Vec<Operand>)> {
     let dispatches = plan.dispatches(given).unwrap();
@@ -477,7 +473,7 @@ fn tensors(plan: &RopePlan, given: Places) -> Vec<(&'static str, Vec<Operand>)> 
             for (n, bound) in (0..).zip(&planned.bindings) {
                 assert_eq!(bound.binding, n);
                 match bound.resource {
-                    Resource::Tensor(operand) if is_weight(operand) => assert_eq!(n, 2),
+                    Resource::Weights(_) => assert_eq!(n, 2),
                     Resource::Tensor(operand) => {
                         assert!(n >= 3 && n - 3 == u32::try_from(operands.len()).unwrap());
                         operands.push(operand);
@@ -496,20 +492,14 @@ fn tensors(plan: &RopePlan, given: Places) -> Vec<(&'static str, Vec<Operand>)> 
 /// A line of the guide to paged caches: what a combination takes.
 fn line(what: &str, dispatches: &[PlannedDispatch]) -> String {
     let cells = dispatches.iter().map(|planned| {
-        let names = planned.bindings.iter().filter_map(|bound| {
-            let Resource::Tensor(operand) = bound.resource else {
-                return None;
-            };
-            let is_weights = is_weight(operand);
-            Some((
-                is_weights,
-                if is_weights {
-                    "weights"
-                } else {
-                    operand.name()
-                },
-            ))
-        });
+        let names = planned
+            .bindings
+            .iter()
+            .filter_map(|bound| match bound.resource {
+                Resource::Tensor(operand) => Some((false, operand.name())),
+                Resource::Weights(_) => Some((true, "weights")),
+                _ => None,
+            });
         // Weights stand last, though they are bound before the tensors.
         let mut names: Vec<_> = names.collect();
         names.sort_by_key(|(is_weights, _)| *is_weights);

@@ -603,7 +603,7 @@ impl<'a> Layer<'a> {
             PlannedBinding::new(1, Resource::Rows, 0..self.table_bytes()?),
             match group.iter().find(|placed| placed.weight.is_some()) {
                 Some(placed) => {
-                    PlannedBinding::new(2, Resource::Tensor(placed.names.weight), weights)
+                    PlannedBinding::new(2, Resource::Weights(placed.names.weight), weights)
                 }
                 // Any buffer that is only read.
                 None => PlannedBinding::new(2, Resource::Rows, 0..16),
