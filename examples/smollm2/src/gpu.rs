@@ -1,6 +1,8 @@
 //! The application's own device and kernels.
 
-use wgpu_rope::{GpuContext, RopeKernel, TableSpec, wgpu};
+use std::iter;
+
+use wgpu_rope::{GpuContext, RopeKernel, TableSpec, checked, wgpu};
 
 use crate::file::Result;
 
@@ -24,6 +26,11 @@ pub(crate) fn kind() -> &'static str {
     }
 }
 
+/// Does something with a device. What wgpu reports of it, such as memory that is out, is an error: it would end the program by itself.
+pub(crate) fn watched<T>(device: &wgpu::Device, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    pollster::block_on(checked(device, || Ok(make())))?
+}
+
 /// A device, and what all dispatches share.
 #[derive(Debug)]
 pub(crate) struct Gpu {
@@ -37,8 +44,10 @@ pub(crate) struct Gpu {
 impl Gpu {
     /// A device with what the crate needs, and buffers and textures as large as the adapter has them.
     pub(crate) fn new(table: &TableSpec, rows: u32) -> Result<Self> {
-        let instance =
-            wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+        let mut instance = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+        // Drivers that promise more memory than there is would have the system end this program, which says nothing.
+        instance.memory_budget_thresholds.for_resource_creation = Some(95);
+        let instance = wgpu::Instance::new(instance);
         let adapter = pollster::block_on(wgpu::util::initialize_adapter_from_env_or_default(
             &instance, None,
         ))?;
@@ -87,6 +96,25 @@ impl Gpu {
         })
     }
 
+    /// A buffer in which the host reads what was copied from this one.
+    pub(crate) fn staging(&self, of: &wgpu::Buffer) -> wgpu::Buffer {
+        self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("read-back"),
+            size: of.size(),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })
+    }
+
+    /// Waits for a submission, or for the last one.
+    pub(crate) fn wait(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        self.device.poll(wgpu::PollType::Wait {
+            submission_index,
+            timeout: None,
+        })?;
+        Ok(())
+    }
+
     pub(crate) fn upload(&self, label: &str, values: &[f32]) -> wgpu::Buffer {
         let buffer = self.buffer(label, values.len() as u64);
         self.queue
@@ -107,7 +135,7 @@ impl Gpu {
         let most = self.device.limits().max_texture_dimension_2d;
         if WIDTH > most || height > most {
             return Err(format!(
-                "{label} takes a texture of {WIDTH} x {height}, this device has {most}"
+                "{label} needs a texture of {WIDTH} x {height}; this device allows {most} each way"
             )
             .into());
         }
@@ -139,13 +167,14 @@ impl Gpu {
         Ok(texture.create_view(&wgpu::TextureViewDescriptor::default()))
     }
 
-    /// A kernel, for one token at a time and, where it has tiles, for several. Its bindings stand behind the step.
+    /// A kernel, for one token at a time and, where it is tiled, for [`TILE`] as well. Its bindings stand behind the step.
     pub(crate) fn kernel(
         &self,
         name: &str,
         wgsl: &str,
         bindings: &[Binding],
         constants: &[(&str, f64)],
+        is_tiled: bool,
     ) -> Kernel {
         let device = &self.device;
         let step = wgpu::BindingType::Buffer {
@@ -153,7 +182,7 @@ impl Gpu {
             has_dynamic_offset: false,
             min_binding_size: None,
         };
-        let types = std::iter::once(step).chain(bindings.iter().map(Binding::ty));
+        let types = iter::once(step).chain(bindings.iter().map(Binding::ty));
         let entries: Vec<_> = (0..)
             .zip(types)
             .map(|(binding, ty)| wgpu::BindGroupLayoutEntry {
@@ -177,10 +206,9 @@ impl Gpu {
             label: Some(name),
             source: wgpu::ShaderSource::Wgsl(text.into()),
         });
-        let tiled = wgsl.contains("override TILE");
         let pipeline = |tile: u32| {
             let mut constants = constants.to_vec();
-            if tiled {
+            if is_tiled {
                 constants.push(("TILE", tile.into()));
             }
             device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
@@ -199,7 +227,7 @@ impl Gpu {
             name: name.to_owned(),
             group,
             one: pipeline(1),
-            tile: tiled.then(|| pipeline(TILE)),
+            tile: is_tiled.then(|| pipeline(TILE)),
         }
     }
 }
@@ -234,23 +262,6 @@ impl Binding {
     }
 }
 
-/// What can be bound.
-pub(crate) trait Resource {
-    fn resource(&self) -> wgpu::BindingResource<'_>;
-}
-
-impl Resource for wgpu::Buffer {
-    fn resource(&self) -> wgpu::BindingResource<'_> {
-        self.as_entire_binding()
-    }
-}
-
-impl Resource for wgpu::TextureView {
-    fn resource(&self) -> wgpu::BindingResource<'_> {
-        wgpu::BindingResource::TextureView(self)
-    }
-}
-
 /// A kernel without its buffers.
 #[derive(Debug)]
 pub(crate) struct Kernel {
@@ -262,14 +273,16 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     /// With its buffers, and the workgroups that a token takes.
-    pub(crate) fn bind(&self, gpu: &Gpu, resources: &[&dyn Resource], workgroups: u32) -> Dispatch {
-        let all = std::iter::once(&gpu.step as &dyn Resource).chain(resources.iter().copied());
+    pub(crate) fn bind(
+        &self,
+        gpu: &Gpu,
+        resources: &[wgpu::BindingResource<'_>],
+        workgroups: u32,
+    ) -> Dispatch {
+        let all = iter::once(gpu.step.as_entire_binding()).chain(resources.iter().cloned());
         let entries: Vec<_> = (0..)
             .zip(all)
-            .map(|(binding, resource)| wgpu::BindGroupEntry {
-                binding,
-                resource: resource.resource(),
-            })
+            .map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource })
             .collect();
         Dispatch {
             group: gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {

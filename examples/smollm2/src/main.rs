@@ -19,61 +19,65 @@ use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::file::{ModelFile, Result};
-use crate::model::Model;
+use crate::model::{CHUNK, Model, check_context};
 use crate::text::Text;
 
-/// Goes on with a text
+/// Continues a text
 #[derive(Debug, Parser)]
 #[command(
     name = "smollm2",
-    after_help = "WGPU_BACKEND and WGPU_ADAPTER_NAME choose the GPU."
+    after_help = "Control tokens written out in the prompt, such as <|im_end|>, are read as such.\n\
+                  WGPU_BACKEND and WGPU_ADAPTER_NAME choose the GPU."
 )]
 struct Options {
-    /// The text to go on with
+    /// The text to continue, or with --chat the message to answer
     prompt: String,
-    /// A GGUF file of the Llama architecture. `cargo xtask smollm2` knows one
+    /// A GGUF file of the Llama architecture (`cargo xtask smollm2` supplies one by default)
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
-    /// Tokens to generate at most
-    #[arg(long, default_value_t = 128)]
+    /// The most tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 128)]
     max_tokens: usize,
-    /// 0 takes the likeliest token, 1 samples as the model says
-    #[arg(long, default_value_t = 0.0)]
+    /// 0 is greedy; 1 samples the model's own distribution
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
     temperature: f32,
-    /// Of the random numbers
-    #[arg(long, default_value_t = 0)]
+    /// Seed for sampling
+    #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Tokens that the cache holds. When it is full the oldest half is dropped and the keys of the others are shifted. [default: the
-    /// model's own, at most 2048]
-    #[arg(long)]
+    /// How many tokens the model looks back on. When the cache is full, the older half is dropped [default: what the model was trained
+    /// for, at most 2048]
+    #[arg(long, value_name = "N")]
     context: Option<u32>,
-    /// Puts the prompt into the model's chat template
+    /// Put the prompt into the model's chat template
     #[arg(long)]
     chat: bool,
-    /// Goes on after the model's end of text
+    /// Keep generating after an end-of-text token
     #[arg(long)]
     ignore_eos: bool,
-    /// Prints the 10 best of the logits after the prompt: a line [[id, logit], …]
+    /// Print the 10 best logits after the prompt, as a line [[id, logit], …]
     #[arg(long)]
     print_logits: bool,
-    /// Prints the ids of the generated tokens: a line [id, …]
+    /// Print the ids of the generated tokens, as a line [id, …]
     #[arg(long)]
     print_tokens: bool,
 }
 
 fn main() -> ExitCode {
     // For `cargo xtask smollm2`, which installs a driver where there is none.
-    if env::args().any(|argument| argument == "--probe") {
+    if env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument == "--probe")
+    {
         println!("{}", gpu::kind());
         return ExitCode::SUCCESS;
     }
-    match run(&Options::parse()) {
+    match run(&Options::parse(), &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -82,33 +86,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<()> {
-    if !(options.temperature >= 0.0 && options.temperature.is_finite()) {
-        return Err("a temperature is 0 or more".into());
-    }
-    let mut file = ModelFile::open(&options.model)?;
-    let text = Text::new(&mut file)?;
-    let context = match options.context {
-        Some(context) => context,
-        None => file.shape()?.context.min(2048),
-    };
-    let prompt = if options.chat {
-        text.chat(&options.prompt)?
-    } else {
-        options.prompt.clone()
-    };
-    let prompt = text.encode(&prompt)?;
-    if prompt.is_empty() || prompt.len() > context as usize {
-        let length = prompt.len();
-        return Err(
-            format!("the prompt has {length} tokens; 1 to {context} fit into the context").into(),
-        );
-    }
-
+/// Writes the text to `out`, and all else to the standard error.
+fn run(options: &Options, out: &mut impl Write) -> Result<()> {
+    let (file, text, prompt, context) = open(options)?;
     let start = Instant::now();
-    let progress = progress(file.f32_bytes());
-    let mut model = Model::load(&mut file, context, &progress)?;
-    progress.finish_and_clear();
+    let loading = progress(file.f32_bytes(), "loading {wide_bar} {bytes}/{total_bytes}");
+    let mut model = Model::load(&file, context, &loading)?;
+    loading.finish_and_clear();
     let info = model.adapter();
     eprintln!(
         "{} ({}), loaded in {:.1?}",
@@ -117,33 +101,50 @@ fn run(options: &Options) -> Result<()> {
         start.elapsed()
     );
 
+    let reading = if prompt.len() > CHUNK as usize {
+        let template = "reading the prompt {wide_bar} {pos}/{len} tokens";
+        progress(prompt.len() as u64, template)
+    } else {
+        ProgressBar::hidden()
+    };
+    let echo = if options.chat { "" } else { &options.prompt };
+    // The prompt is seen before it is read, but where a bar would be drawn over it.
+    if reading.is_hidden() {
+        write!(out, "{echo}")?;
+        out.flush()?;
+    }
     let start = Instant::now();
-    let mut logits = model.read(&prompt)?;
+    let mut logits = model.read_prompt(&prompt, &reading)?;
     let prefill = start.elapsed();
+    if !reading.is_hidden() {
+        reading.finish_and_clear();
+        write!(out, "{echo}")?;
+        out.flush()?;
+    }
     let best = best(&logits, 10);
 
     let mut random = fastrand::Rng::with_seed(options.seed);
     let mut words = text.tokenizer.decode_stream(true);
+    // All that the words are of, and how many bytes of them came.
+    let (mut ids, mut given) = (Vec::new(), 0);
     if !options.chat {
-        // What is generated goes on with the prompt, its first space included.
+        // What is generated continues the prompt, its first space included.
         for &id in &prompt {
-            words.step(id)?;
+            given += words.step(id)?.map_or(0, |word| word.len());
         }
+        ids.clone_from(&prompt);
     }
     let mut generated = Vec::new();
-    let mut out = io::stdout().lock();
-    if !options.chat {
-        write!(out, "{}", options.prompt)?;
-    }
     let start = Instant::now();
     let mut steps = 0;
     while generated.len() < options.max_tokens {
-        let id = sample(&logits, options.temperature, &mut random);
+        let id = sample(&logits, options.temperature, &mut random)?;
         if text.is_end(id) && !options.ignore_eos {
             break;
         }
         generated.push(id);
         if let Some(word) = words.step(id)? {
+            given += word.len();
             write!(out, "{word}")?;
             out.flush()?;
         }
@@ -153,33 +154,75 @@ fn run(options: &Options) -> Result<()> {
         }
     }
     let decode = start.elapsed();
-    writeln!(out)?;
+    ids.extend(&generated);
+    writeln!(out, "{}", text.rest(&ids, given)?)?;
     if options.print_logits {
         writeln!(out, "{}", serde_json::to_string(&best)?)?;
     }
     if options.print_tokens {
         writeln!(out, "{}", serde_json::to_string(&generated)?)?;
     }
+    let rate = |tokens: usize, time: Duration| match tokens {
+        0 => String::new(),
+        _ => format!(" ({:.1} per second)", tokens as f64 / time.as_secs_f64()),
+    };
+    let shifts = match model.shifts() {
+        0 => String::new(),
+        shifts => format!("; context shifts: {shifts}"),
+    };
     eprintln!(
-        "prompt: {} tokens, {:.1} tokens/s; generated: {} tokens, {:.1} tokens/s; {} context shifts of {} tokens",
+        "prompt tokens: {}{}; generated tokens: {}{}{shifts}",
         prompt.len(),
-        prompt.len() as f64 / prefill.as_secs_f64(),
+        rate(prompt.len(), prefill),
         generated.len(),
-        f64::from(steps) / decode.as_secs_f64(),
-        model.shifts(),
-        model.capacity() / 2,
+        rate(steps, decode),
     );
     Ok(())
 }
 
+/// The model's file with its tokenizer, the tokens of the prompt, and how many the cache is to hold.
+fn open(options: &Options) -> Result<(ModelFile, Text, Vec<u32>, u32)> {
+    if !(options.temperature >= 0.0 && options.temperature.is_finite()) {
+        return Err("--temperature must be a number, 0 or more".into());
+    }
+    let mut file = ModelFile::open(&options.model)?;
+    let trained = file.shape()?.context;
+    let context = options.context.unwrap_or(trained.min(2048));
+    check_context(context)?;
+    let text = Text::new(&mut file)?;
+    let prompt = if options.chat {
+        text.encode(&text.chat(&options.prompt)?)?
+    } else {
+        text.encode(&options.prompt)?
+    };
+    let length = prompt.len();
+    if length == 0 {
+        return Err("the prompt is empty".into());
+    }
+    if length > context as usize {
+        return Err(format!(
+            "the prompt's {length} tokens do not fit into a context of {context}: choose a larger --context"
+        )
+        .into());
+    }
+    if context > trained {
+        eprintln!(
+            "warning: the model was trained for a context of {trained} tokens, not {context}"
+        );
+    }
+    Ok((file, text, prompt, context))
+}
+
 /// A bar where somebody looks.
-fn progress(bytes: u64) -> ProgressBar {
-    let progress = ProgressBar::new(bytes);
+fn progress(length: u64, template: &str) -> ProgressBar {
+    let progress = ProgressBar::new(length);
     if !io::stderr().is_terminal() {
         progress.set_draw_target(ProgressDrawTarget::hidden());
     }
-    let style = ProgressStyle::with_template("loading {wide_bar} {bytes}/{total_bytes}");
-    progress.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    let style = ProgressStyle::with_template(template);
+    progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    progress.tick();
+    progress
 }
 
 /// The largest logits, largest first.
@@ -192,20 +235,23 @@ fn best(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
 }
 
 /// The next token: the likeliest, or a random one by softmax(logits / temperature).
-fn sample(logits: &[f32], temperature: f32, random: &mut fastrand::Rng) -> u32 {
+fn sample(logits: &[f32], temperature: f32, random: &mut fastrand::Rng) -> Result<u32> {
+    if logits.iter().any(|logit| !logit.is_finite()) {
+        return Err("the model's logits are not all numbers".into());
+    }
     // Of equals the first.
     let larger = |best: (u32, f32), next: (u32, f32)| if next.1 > best.1 { next } else { best };
     let all = (0..).zip(logits.iter().copied());
-    let (id, largest) = all.reduce(larger).unwrap_or_default();
+    let (id, largest) = all.reduce(larger).ok_or("the model has no tokens")?;
     if temperature == 0.0 {
-        return id;
+        return Ok(id);
     }
-    let weight = |logit: f32| f64::from((logit - largest) / temperature).exp();
+    let weight = |logit: f32| (f64::from(logit - largest) / f64::from(temperature)).exp();
     let total: f64 = logits.iter().copied().map(weight).sum();
     let mut left = random.f64() * total;
     let chosen = (0..).zip(logits).find(|&(_, &logit)| {
         left -= weight(logit);
         left < 0.0
     });
-    chosen.map_or(id, |(id, _)| id)
+    Ok(chosen.map_or(id, |(id, _)| id))
 }

@@ -22,7 +22,7 @@ pub(crate) struct Reference {
 }
 
 impl Reference {
-    pub(crate) fn load(file: &mut ModelFile) -> Result<Self> {
+    pub(crate) fn load(file: &ModelFile) -> Result<Self> {
         let shape = file.shape()?;
         let base = file.content.metadata["llama.rope.freq_base"].to_f32()?;
         let dim = f64::from(shape.head_dim);

@@ -12,10 +12,36 @@ use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::{AddedToken, DecoderWrapper, Tokenizer, decoders};
 
-use crate::file::{ModelFile, Result};
+use crate::file::{ModelFile, Result, named, number};
+
+/// The key of what kind a tokenizer is.
+const MODEL: &str = "tokenizer.ggml.model";
 
 /// The key of how a text is split before its parts are merged.
 const PRE: &str = "tokenizer.ggml.pre";
+
+/// Control tokens after which nothing comes, beside those that a file names. llama.cpp knows them by their text too.
+const ENDS: [&str; 15] = [
+    "<|endoftext|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<end_of_turn>",
+    "<end_of_utterance>",
+    "</s>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+];
+
+/// llama.cpp's types of tokens: of control, and those that whoever trained the model has added.
+const CONTROL: u64 = 3;
+const ADDED: u64 = 4;
 
 /// What candle calls Llama 3's way, which llama.cpp calls `llama-bpe`.
 const LLAMA_3: &str = "llama3";
@@ -28,6 +54,7 @@ const SPACE: &str = "\u{2581}";
 pub(crate) struct Text {
     pub(crate) tokenizer: Tokenizer,
     bos: Option<u32>,
+    eos: Option<u32>,
     /// Whether a text begins with it.
     adds_bos: bool,
     /// Tokens after which nothing comes.
@@ -37,20 +64,35 @@ pub(crate) struct Text {
 
 impl Text {
     pub(crate) fn new(file: &mut ModelFile) -> Result<Self> {
-        let model = file.text("tokenizer.ggml.model")?.to_owned();
+        let path = file.path.clone();
+        named(&path, Self::read(file))
+    }
+
+    fn read(file: &mut ModelFile) -> Result<Self> {
+        let model = file.text(MODEL)?.to_owned();
         let tokenizer = match model.as_str() {
             "gpt2" => byte_level(file)?,
             "llama" => sentence_piece(file)?,
-            other => return Err(format!("a tokenizer {other} is not known here").into()),
+            other => {
+                return Err(format!(
+                    "{MODEL} is {other}; this example knows gpt2 (byte-level BPE) and llama (SentencePiece)"
+                )
+                .into());
+            }
         };
         let id = |key: &str| file.count(&format!("tokenizer.ggml.{key}_token_id")).ok();
         let adds = file.content.metadata.get("tokenizer.ggml.add_bos_token");
         // Where the file is silent, SentencePiece and Llama 3 have it.
         let usual = model == "llama" || file.text(PRE).is_ok_and(|split| split == LLAMA_3);
+        let control = tokens_of(file, CONTROL).filter(|(_, token)| ENDS.contains(token));
+        let ends = control.map(|(id, _)| id);
         Ok(Self {
             bos: id("bos"),
+            eos: id("eos"),
             adds_bos: adds.map_or(Ok(usual), Value::to_bool)?,
-            ends: ["eos", "eot"].into_iter().filter_map(id).collect(),
+            ends: ends
+                .chain(["eos", "eot", "eom"].into_iter().filter_map(id))
+                .collect(),
             template: file.text("tokenizer.chat_template").ok().map(str::to_owned),
             tokenizer,
         })
@@ -73,12 +115,19 @@ impl Text {
         self.ends.contains(&id)
     }
 
+    /// What a stream of words has held back of these tokens, having given so many bytes: at the end an incomplete character is U+FFFD.
+    pub(crate) fn rest(&self, ids: &[u32], given: usize) -> Result<String> {
+        let text = self.tokenizer.decode(ids, true)?;
+        let rest = text.get(given..).filter(|rest| rest.ends_with('\u{fffd}'));
+        Ok(rest.unwrap_or_default().to_owned())
+    }
+
     /// A message as the model's chat template puts it, up to where the answer begins.
     pub(crate) fn chat(&self, message: &str) -> Result<String> {
         let template = self
             .template
             .as_deref()
-            .ok_or("the file has no chat template")?;
+            .ok_or("this model's file has no chat template: --chat needs one")?;
         let mut environment = Environment::new();
         // As transformers renders templates.
         let syntax = SyntaxConfig::builder()
@@ -93,25 +142,25 @@ impl Text {
                 Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
             },
         );
+        // There is no `strftime_now`: what templates call it for is a date, and most ask first whether it is defined.
         let name = |id: Option<u32>| {
             let token = id.and_then(|id| self.tokenizer.id_to_token(id));
             token.unwrap_or_default()
         };
-        Ok(environment.render_str(
-            template,
-            context! {
-                messages => [context! { role => "user", content => message }],
-                add_generation_prompt => true,
-                bos_token => name(self.bos),
-                eos_token => name(self.ends.first().copied()),
-            },
-        )?)
+        let values = context! {
+            messages => [context! { role => "user", content => message }],
+            add_generation_prompt => true,
+            bos_token => name(self.bos),
+            eos_token => name(self.eos),
+        };
+        let text = environment.render_str(template, values);
+        text.map_err(|error| format!("the model's chat template: {error}").into())
     }
 }
 
 /// Byte-level BPE.
 fn byte_level(file: &mut ModelFile) -> Result<Tokenizer> {
-    let split = file.text(PRE).unwrap_or("default").to_owned();
+    let split = file.text(PRE)?.to_owned();
     if matches!(split.as_str(), "llama-bpe" | LLAMA_3) {
         let metadata = &mut file.content.metadata;
         metadata.insert(PRE.to_owned(), Value::String(LLAMA_3.to_owned()));
@@ -135,7 +184,7 @@ fn byte_level(file: &mut ModelFile) -> Result<Tokenizer> {
         }
         other => {
             return Err(
-                format!("a tokenizer that splits as {other} does is not known here").into(),
+                format!("{PRE} is {other}; this example knows gpt-2, llama-bpe, llama3, qwen2, smaug-bpe and smollm").into(),
             );
         }
     }
@@ -195,26 +244,24 @@ fn sentence_piece(file: &ModelFile) -> Result<Tokenizer> {
     }
     tokenizer.with_decoder(Some(decoders::sequence::Sequence::new(decoders)));
 
-    // Types of llama.cpp: 3 is control, 4 defined by the user.
-    let typed = |kind: i64| {
-        let is_it = move |value: &Value| match value {
-            Value::I32(value) => i64::from(*value) == kind,
-            Value::U32(value) => i64::from(*value) == kind,
-            _ => false,
-        };
-        let those = tokens
-            .iter()
-            .zip(types)
-            .filter(move |(_, value)| is_it(value));
-        those.map(|(token, _)| token.clone())
-    };
-    let control: Vec<_> = typed(3)
-        .map(|token| AddedToken::from(token, true))
+    let control: Vec<_> = tokens_of(file, CONTROL)
+        .map(|(_, token)| AddedToken::from(token, true))
         .collect();
-    let own: Vec<_> = typed(4)
-        .map(|token| AddedToken::from(token, false).normalized(false))
+    let own: Vec<_> = tokens_of(file, ADDED)
+        .map(|(_, token)| AddedToken::from(token, false).normalized(false))
         .collect();
     tokenizer.add_special_tokens(control)?;
     tokenizer.add_tokens(own)?;
     Ok(tokenizer)
+}
+
+/// The tokens of a type.
+fn tokens_of(file: &ModelFile, kind: u64) -> impl Iterator<Item = (u32, &str)> {
+    let tokens = file.array("tokenizer.ggml.tokens").iter();
+    let types = file.array("tokenizer.ggml.token_type");
+    let all = (0..).zip(tokens.zip(types));
+    all.filter_map(move |(id, (token, own))| match token {
+        Value::String(token) if number(own) == Some(kind) => Some((id, token.as_str())),
+        _ => None,
+    })
 }
