@@ -101,9 +101,9 @@ pub(crate) fn show(gpu: &GpuContext, plots: Option<&Path>) -> Outcome<bool> {
         plots,
         (
             "decay",
-            "Long-term decay of the bound of attention scores (head_dim 128)",
+            "The bound of attention scores decays with distance (head_dim 128)",
         ),
-        ["relative distance", "mean of |S_j|"],
+        ["relative distance", "bound (mean of |S_j|)"],
         ((1.0..f64::from(FARTHEST)).log_scale(), 0.0..35.0),
         vec![
             ("theta 10,000", BLUE, points(&curves[0])),

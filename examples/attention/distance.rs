@@ -77,7 +77,7 @@ pub(crate) fn show(gpu: &GpuContext, plots: Option<&Path>) -> Outcome<bool> {
         plots,
         (
             "distance",
-            "Error of attention scores at the same distances, by position",
+            "Scores depend on distance alone: error of the same distances at growing positions",
         ),
         ["position", "largest error of a score"],
         ((1000.0..4e9).log_scale(), (1e-7..1e4).log_scale()),

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use plotters::prelude::*;
-use wgpu_rope::{Frequencies, GpuContext, RopeConfig, Scaling, TableSpec, Yarn};
+use wgpu_rope::{Frequencies, GpuContext, RopeConfig, Scaling, TableSpec};
 
 use crate::*;
 
@@ -71,17 +71,8 @@ pub(crate) fn show(gpu: &GpuContext, plots: Option<&Path>) -> Outcome<bool> {
     for (name, scaling) in [
         ("extrapolated", Scaling::None),
         ("interpolated (linear, 16)", Scaling::Linear { factor }),
-        (
-            "YaRN (16)",
-            Scaling::Yarn(Yarn::new(factor, TRAINED as f64)),
-        ),
     ] {
-        // YaRN's own factor of all scores is left out: this is about frequencies.
-        let config = config
-            .clone()
-            .with_scaling(scaling)
-            .with_attention_factor(1.0);
-        let frequencies = Frequencies::new(&config)?;
+        let frequencies = Frequencies::new(&config.clone().with_scaling(scaling))?;
         let made = scores(gpu, &TableSpec::new(&frequencies), both, &places)?;
         let truths = places.iter().map(|at| truth(&frequencies, both, at[0]));
         let errors = made
@@ -100,10 +91,6 @@ pub(crate) fn show(gpu: &GpuContext, plots: Option<&Path>) -> Outcome<bool> {
         let line: Vec<_> = peaks.map(|(at, peak)| ((64 * at) as f64, peak)).collect();
         curves.push((name, made, line));
     }
-    println!(
-        "  YaRN divides slow pairs alone: each pair's angles stay known, not their combinations;"
-    );
-    println!("  models are tuned to them.");
 
     // Between trained distances s and s + 1, at s + l, a is off the line by at most l (1 - l) / 2 times its largest second derivative. The
     // first is at most 1/8, and the derivative the sum of |q| inv_freq^2 over the pairs. (Theorem 2.1 says so by the largest |q| and
@@ -126,16 +113,15 @@ pub(crate) fn show(gpu: &GpuContext, plots: Option<&Path>) -> Outcome<bool> {
         bound,
     );
 
-    let colours = [RED, BLUE, RGBColor(0, 140, 60)];
     let lines = curves
         .into_iter()
-        .zip(colours)
+        .zip([RED, BLUE])
         .map(|((name, _, line), colour)| (name, colour, line));
     plot::draw(
         plots,
         (
             "interpolation",
-            "A score fitted to distances up to 2,048, asked for up to 32,768",
+            "Scores fitted to distances up to 2,048: extrapolated they explode, interpolated they stay",
         ),
         ["distance", "|score|, largest of 64 distances"],
         (0.0..(TRAINED * FACTOR) as f64, (0.01..1e6).log_scale()),

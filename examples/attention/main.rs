@@ -1,7 +1,7 @@
 //! What RoPE is known for, shown on the GPU and checked: scores depend on distance alone, their bound decays with it, contexts can be
-//! interpolated, linear attention can have it, and embeddings that are added do not do the same.
+//! interpolated, linear attention can use it, and embeddings that are added to the input do not have the first of these properties.
 //!
-//! `cargo run --release --example attention [PROPERTY…] [--plots FOLDER]`
+//! `cargo run --release --example attention -- [PROPERTY…] [--plots FOLDER]`
 //!
 //! Every check has a bound that is derived beside it; the exit code is not 0 where one fails.
 #![expect(clippy::print_stdout, reason = "an example talks to its reader")]
@@ -46,7 +46,7 @@ enum Property {
     Interpolation,
     /// Linear attention with RoPE, as a sum over keys and as a running state.
     Linear,
-    /// Embeddings that are added to the input, in place of the rotation.
+    /// Sinusoidal embeddings added to the input, instead of a rotation.
     Sinusoidal,
 }
 

@@ -74,7 +74,7 @@ pub(crate) fn show(gpu: &GpuContext, plots: Option<&Path>) -> Outcome<bool> {
         plots,
         (
             "sinusoidal",
-            "The score of the same query and key at distance 16, by position",
+            "One query and key at distance 16: RoPE's score is the same everywhere",
         ),
         ["position of the key", "score"],
         (0.0..(STRIDE * KEYS) as f64, -10.0..50.0),
