@@ -255,6 +255,15 @@ impl Yarn {
 }
 
 impl Scaling {
+    /// Whether pair `k` has no frequency.
+    pub(crate) fn leaves(&self, k: usize) -> bool {
+        match self {
+            Self::Proportional { rotated_pairs, .. } => k >= *rotated_pairs as usize,
+            Self::FrequencyFactors(factors) => factors.get(k) == Some(&f64::INFINITY),
+            _ => false,
+        }
+    }
+
     /// The factor of cos and sin that the scaling's own rule gives.
     #[must_use]
     pub fn attention_factor(&self) -> f64 {
@@ -643,17 +652,10 @@ impl RopeConfig {
         }
     }
 
-    /// How many pairs of the window a rotation has to touch, the first ones: all, but where the scaling leaves the last ones
-    /// without a frequency and nothing scales them either. Those are left alone, bit for bit.
-    #[must_use]
-    pub fn rotated_pairs(&self) -> u32 {
-        match self.scaling {
-            #[expect(clippy::float_cmp, reason = "a factor of exactly 1 changes no bit")]
-            Scaling::Proportional { rotated_pairs, .. } if self.attention_factor() == 1.0 => {
-                rotated_pairs
-            }
-            _ => self.rotary_dim / 2,
-        }
+    /// Whether pair `k` is left alone at every position: no frequency, and no factor.
+    #[expect(clippy::float_cmp, reason = "a factor of exactly 1 changes no bit")]
+    pub(crate) fn is_idle(&self, k: usize) -> bool {
+        self.attention_factor() == 1.0 && self.scaling.leaves(k)
     }
 
     /// Checks every value, and that they go together. What [`Frequencies`](crate::Frequencies) make of them is checked there.

@@ -7,7 +7,7 @@ use crate::dispatch::Operands;
 use crate::error::{Result, RopeError};
 use crate::kernel::{KernelOptions, RopeKernel, lock};
 use crate::layout::Element;
-use crate::plan::{CacheLayout, Content, RopePlan, RotateSpec, Storage, TableSpec, TensorView};
+use crate::plan::{Content, CosSinLayout, RopePlan, RotateSpec, Storage, TableSpec, TensorView};
 use crate::positions::RowPositions;
 use crate::scope::{checked, checked_as, is_lost, lost, scoped};
 use crate::table::{CosSinTable, Positions, TableFill};
@@ -484,12 +484,12 @@ impl GpuContext {
     /// The same with a caller's own cos and sin: row `ids[r]` of both is row r of the table.
     ///
     /// # Errors
-    /// Whatever the steps return, and [`RopeError::Table`] for an id outside of the cache; the slices are then as they were.
+    /// Whatever the steps return, and [`RopeError::Table`] for an id outside of cos and sin; the slices are then as they were.
     #[expect(
         clippy::too_many_arguments,
         reason = "a table of one's own is three of them"
     )]
-    pub async fn rotate_cached<T: Element, C: Element>(
+    pub async fn rotate_with_cos_sin<T: Element, C: Element>(
         &self,
         spec: &RotateSpec,
         table: &TableSpec,
@@ -499,22 +499,25 @@ impl GpuContext {
         query: &mut [T],
         key: Option<&mut [T]>,
     ) -> Result<()> {
-        let Content::Cache(CacheLayout {
+        let Content::CosSin(CosSinLayout {
             positions, element, ..
         }) = table.content
         else {
-            return Err(RopeError::table("must be of a cache", "frequencies"));
+            return Err(RopeError::table(
+                "must be of given cos and sin",
+                "frequencies",
+            ));
         };
         if element != C::TYPE {
             return Err(RopeError::table(
-                format!("is planned of {element:?}"),
-                format!("{:?}", C::TYPE),
+                format!("is planned of {element}"),
+                C::TYPE,
             ));
         }
         let outside = |id: &&i32| u32::try_from(**id).map_or(true, |id| id >= positions);
         if let Some(id) = ids.iter().find(outside) {
             return Err(RopeError::table(
-                format!("positions must be within the cache's {positions}"),
+                format!("positions must be within the {positions} of cos and sin"),
                 id,
             ));
         }
@@ -526,7 +529,7 @@ impl GpuContext {
             let (cos, sin) = (self.upload(cos, none)?, self.upload(sin, none)?);
             let ids = self.upload(ids, none)?;
             let ids = Positions::Ids(ids.slice(..));
-            let fill = table.bind_cache(cos.slice(..), sin.slice(..), ids)?;
+            let fill = table.bind_cos_sin(cos.slice(..), sin.slice(..), ids)?;
             self.run_rotation(spec, &table, &fill, query, key.as_deref())
         })
         .await?;
@@ -546,7 +549,7 @@ impl GpuContext {
             Some(view) if view.storage() != Storage::Float(T::TYPE) => Err(RopeError::layout(
                 operand,
                 format!("elements are planned as {}", view.storage()),
-                format!("{:?}", T::TYPE),
+                T::TYPE,
             )),
             _ => Ok(()),
         };

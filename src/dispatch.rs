@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Result, RopeError};
-use crate::kernel::{Layer, Pipeline, RopeKernel, Step, lock, storage};
+use crate::kernel::{Pipeline, RopeKernel, Step, lock, storage};
 use crate::plan::{Operand, Place, Places, PlannedDispatch, QueryFactor, Resource, RopePlan};
 use crate::table::CosSinTable;
 
@@ -19,14 +19,15 @@ const KEPT_PLACEMENTS: usize = 256;
 /// `min_storage_buffer_offset_alignment` share pipelines and uniform buffers, and those that are multiples of 16 bytes take the fastest path.
 #[derive(Debug, Clone, Copy)]
 pub struct Operands<'a> {
-    slices: [Option<wgpu::BufferSlice<'a>>; Operand::Slots as usize],
+    /// In the order of `Operand::BOUND`.
+    slices: [Option<wgpu::BufferSlice<'a>>; Operand::BOUND.len()],
 }
 
 impl<'a> Operands<'a> {
     /// The query, or whichever one tensor the plan is for.
     #[must_use]
     pub fn new(query: wgpu::BufferSlice<'a>) -> Self {
-        let slices = [None; Operand::Slots as usize];
+        let slices = [None; Operand::BOUND.len()];
         Self { slices }.with(Operand::Query, query)
     }
 
@@ -72,8 +73,8 @@ struct Shared {
     plan: RopePlan,
     /// What has to be bound, and how many bytes.
     operands: Vec<(Operand, u64)>,
-    /// Slots of the table that are read: asked for in every recording.
-    slots: u32,
+    /// Where lists of slots that are read begin in those of the table: asked for in every recording.
+    lists: Vec<u32>,
     /// What each placement takes, byte ranges relative to the aligned starts of the operands.
     placements: Mutex<HashMap<Places, Pipelines>>,
 }
@@ -92,7 +93,7 @@ impl RopeKernel {
                 kernel: self.clone(),
                 plan: plan.clone(),
                 operands: plan.spec().operands()?,
-                slots: plan.spec().slots_needed(),
+                lists: plan.spec().slot_lists(),
                 placements: Mutex::default(),
             }),
         })
@@ -100,6 +101,12 @@ impl RopeKernel {
 }
 
 impl PreparedRope {
+    /// The kernel that prepared it.
+    #[must_use]
+    pub fn kernel(&self) -> &RopeKernel {
+        &self.shared.kernel
+    }
+
     /// What was planned.
     #[must_use]
     pub fn plan(&self) -> &RopePlan {
@@ -115,7 +122,7 @@ impl PreparedRope {
             .dispatches(places.clone())?
             .into_iter()
             .map(|planned| {
-                let pipeline = self.shared.kernel.rotate_pipeline(&planned)?;
+                let pipeline = self.shared.kernel.pipeline(&planned)?;
                 Ok((Arc::new(planned), pipeline))
             })
             .collect::<Result<_>>()?;
@@ -165,18 +172,16 @@ impl PreparedRope {
             }
         }
         if operands.given().count() > self.shared.operands.len() {
-            let is_planned = |n: usize| {
-                let planned = self.shared.operands.iter();
-                planned
-                    .into_iter()
-                    .any(|(operand, _)| *operand as usize == n)
+            let is_planned = |operand: &Operand| {
+                let mut planned = self.shared.operands.iter();
+                planned.any(|(planned, _)| planned == operand)
             };
-            let given = Operand::ALL.into_iter().zip(&operands.slices);
-            let unplanned = given
-                .filter(|(_, slice)| slice.is_some())
-                .find(|(operand, _)| !is_planned(*operand as usize));
+            let mut given = Operand::BOUND
+                .into_iter()
+                .filter(|operand| operands.get(*operand).is_some());
+            let unplanned = given.find(|operand| !is_planned(operand));
             return Err(RopeError::layout(
-                unplanned.map_or("operands", |(operand, _)| operand.name()),
+                unplanned.map_or("operands", Operand::name),
                 "is not planned (RotateSpec::operands) and must not be given",
                 "one",
             ));
@@ -188,14 +193,15 @@ impl PreparedRope {
                 table.plan().width(),
             ));
         }
-        let slots = self.shared.slots;
+        let slots = spec.slots_needed();
         if table.plan().slots() < slots {
             return Err(RopeError::table(
                 format!("must have room for {slots} slots (TableSpec::with_slots)"),
                 table.plan().slots(),
             ));
         }
-        if spec.factor() == QueryFactor::PerRow && table.plan().spec().query_scale().is_none() {
+        if spec.query_factor() == QueryFactor::PerRow && table.plan().spec().query_scale().is_none()
+        {
             return Err(RopeError::table(
                 "must have a scale of the query for each row (TableSpec::with_query_scale)",
                 "none",
@@ -247,20 +253,15 @@ impl PreparedRope {
         };
         let pipelines = self.pipelines(places)?;
         let kernel = &self.shared.kernel;
-        let layer = (!spec.is_plain()).then(|| kernel.layer()).transpose()?;
+        let unused = (!spec.is_plain()).then(|| kernel.unused()).transpose()?;
         let steps = pipelines
             .iter()
             .map(|(planned, pipeline)| {
                 kernel.bind("operands", planned, pipeline, |resource| {
                     let slice = match resource {
-                        Resource::Query => operands.get(Operand::Query),
-                        Resource::Key => operands.get(Operand::Key),
-                        Resource::Tensor(operand) | Resource::Weights(operand) => {
-                            operands.get(operand)
-                        }
+                        Resource::Tensor(operand) => operands.get(operand),
                         Resource::Unused => {
-                            let unused = layer.as_deref().map(Layer::unused);
-                            return (unused.unwrap_or(table.buffer()), 0);
+                            return (unused.as_ref().unwrap_or(table.buffer()), 0);
                         }
                         _ => None,
                     };
@@ -298,6 +299,12 @@ struct Bound {
 }
 
 impl RopeDispatch {
+    /// The table whose rows it reads.
+    #[must_use]
+    pub fn table(&self) -> &CosSinTable {
+        &self.shared.table
+    }
+
     /// What was planned.
     #[must_use]
     pub fn plan(&self) -> &RopePlan {
@@ -403,20 +410,12 @@ impl RopeDispatch {
 
     fn check_filled(&self, tokens: u32) -> Result<()> {
         let (spec, table) = (self.plan().spec(), &self.shared.table);
-        // Lists follow one another and count as further batch entries. If one starts elsewhere than at a multiple of the planned tokens, all slots
-        // up to its end have to be filled.
-        let (slots, stride) = (self.shared.prepared.shared.slots, spec.tokens().max(1));
-        let has_slots = if slots == 0 {
-            true
-        } else if slots.is_multiple_of(stride) {
-            table.has_slots(slots / stride, stride, tokens)
-        } else {
-            table.has_slots(1, slots, slots)
-        };
-        if !has_slots {
+        let is_filled = |first| table.has_slots(first, spec.batch(), spec.tokens(), tokens);
+        let lists = &self.shared.prepared.shared.lists;
+        if let Some(first) = lists.iter().find(|&&first| !is_filled(first)) {
             return Err(RopeError::table(
                 format!(
-                    "must have the slots of {tokens} tokens filled by the last recorded SlotFill"
+                    "must have the slots of {tokens} tokens, from slot {first} on, filled by the last recorded SlotFill"
                 ),
                 table.filled_slots(),
             ));

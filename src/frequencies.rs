@@ -90,7 +90,7 @@ impl Frequencies {
                 f64::from(numerator) / f64::from(denominator)
             };
             let inv_freq = rule.scaled(k as usize, libm::pow(theta, -exponent));
-            if inv_freq == 0.0 && !rule.leaves(k as usize) {
+            if inv_freq == 0.0 && !rule.scaling.leaves(k as usize) {
                 // It is too small for f64, which is no reason for a pair to stand still.
                 return Err(RopeError::config(
                     "inv_freq",
@@ -372,15 +372,6 @@ struct Rule<'a> {
 }
 
 impl Rule<'_> {
-    /// Whether the scaling says that pair k does not turn.
-    fn leaves(&self, k: usize) -> bool {
-        match self.scaling {
-            Scaling::Proportional { rotated_pairs, .. } => k >= *rotated_pairs as usize,
-            Scaling::FrequencyFactors(factors) => factors[k] == f64::INFINITY,
-            _ => false,
-        }
-    }
-
     /// The frequency of pair k from the unscaled one (of the changed base, where the scaling changes it). The divisors have
     /// been checked to be as many as the pairs.
     fn scaled(&self, k: usize, inv_freq: f64) -> f64 {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Result, RopeError};
 use crate::plan::{
-    Content, LAYER_WGSL, Limits, Places, PlannedDispatch, ROTATE_WGSL, Resource, RopePlan,
-    TABLE_WGSL, TableSpec,
+    Access, Content, Limits, Module, Places, PlannedBinding, PlannedDispatch, Resource, RopePlan,
+    TableSpec, UNUSED_BYTES,
 };
 use crate::scope::{is_lost, lost, scoped, scoped_in_a_step};
 
@@ -32,34 +32,31 @@ pub struct RopeKernel {
 struct Shared {
     device: wgpu::Device,
     limits: Limits,
-    rotate: Stage,
-    table: Stage,
+    rotate: wgpu::ShaderModule,
+    table: wgpu::ShaderModule,
     /// Made when it is first needed: a kernel that rotates in place does without, and so does a device of few bindings.
-    layer: Mutex<Option<Arc<Layer>>>,
-    pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+    layer: Mutex<Option<Layer>>,
+    pipelines: Mutex<HashMap<PipelineKey, Compiled>>,
     cache: Option<wgpu::PipelineCache>,
 }
 
-/// A shader module, and its layouts: one for each set of bindings that its entry points have.
-#[derive(Debug)]
-struct Stage {
-    label: &'static str,
+/// The shader of whole layers, and what is bound where it has more bindings than tensors.
+#[derive(Debug, Clone)]
+struct Layer {
     module: wgpu::ShaderModule,
-    layouts: Vec<(
-        &'static [u32],
-        (wgpu::BindGroupLayout, wgpu::PipelineLayout),
-    )>,
+    unused: wgpu::Buffer,
 }
 
-/// The shader of whole layers, and what is bound where it has more bindings than tensors.
-#[derive(Debug)]
-pub(crate) struct Layer {
-    stage: Stage,
-    unused: wgpu::Buffer,
+/// A pipeline with the layout of its bindings.
+#[derive(Debug, Clone)]
+struct Compiled {
+    pipeline: wgpu::ComputePipeline,
+    layout: wgpu::BindGroupLayout,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct PipelineKey {
+    module: Module,
     entry_point: &'static str,
     constants: Vec<u64>,
 }
@@ -126,10 +123,10 @@ impl RopeKernel {
         wgpu::Features::empty()
     }
 
-    /// The limits to request of an adapter: wgpu's downlevel defaults serve every rotation in place, since larger tensors are
-    /// rotated in windows; only the storage binding and the buffer size are raised, to hold a table of `rows` rows, and
-    /// the caller's own cos and sin where it is made from these. A layer takes `max_storage_buffers_per_shader_stage` of 8 besides, and a binding
-    /// that holds its cache.
+    /// The limits to request of an adapter: wgpu's downlevel defaults, in which three are raised. The storage binding and the buffer size
+    /// hold a table of `rows` rows, and the caller's own cos and sin where it is made from these; larger tensors are rotated in windows, but
+    /// a layer's cache has to fit a binding too. `max_storage_buffers_per_shader_stage` is WebGPU's 8, which a layer in one dispatch takes.
+    /// Rotations in place do with the defaults' 4, so cap what is requested by what the adapter has:
     ///
     /// ```no_run
     /// # use wgpu_rope::{Frequencies, RopeConfig, RopeKernel, TableSpec, wgpu};
@@ -153,14 +150,13 @@ impl RopeKernel {
         let cache = match &table.content {
             Content::Frequencies(..) => 0,
             // One that cannot be is refused when the table is planned.
-            Content::Cache(layout) => layout.tensor_bytes().unwrap_or(0),
+            Content::CosSin(layout) => layout.tensor_bytes().unwrap_or(0),
         };
         let bytes = table.parts(rows).end.max(cache);
         let base = wgpu::Limits::downlevel_defaults();
         wgpu::Limits {
             max_storage_buffer_binding_size: base.max_storage_buffer_binding_size.max(bytes),
             max_buffer_size: base.max_buffer_size.max(bytes),
-            // WebGPU's, and what a layer in one dispatch takes; 4 serve for rotations in place.
             max_storage_buffers_per_shader_stage: 8,
             ..base
         }
@@ -222,33 +218,9 @@ impl RopeKernel {
             cpu: device.adapter_info().device_type == wgpu::DeviceType::Cpu,
         };
         let (rotate, table) = scoped(&device, "kernel", None, || {
-            use wgpu::BufferBindingType::{Storage, Uniform};
-            let (read, write) = (Storage { read_only: true }, Storage { read_only: false });
-            // In the order of the shaders' bindings, and which of them entry points have.
-            let rotate = [Uniform, read, write, write];
-            let rotate_sets: [&[u32]; 2] = [&[0, 1, 2], &[0, 1, 2, 3]];
-            let table = [Uniform, read, write, read, read, read];
-            let table_sets: [&[u32]; 9] = [
-                &[0, 1, 2],
-                &[0, 1, 2, 3],
-                &[0, 2, 4, 5],
-                &[0, 2, 3, 4, 5],
-                // Slots; pages that are listed with their sequences have the bindings of a cache's listed rows.
-                &[0, 2],
-                &[0, 2, 3],
-                &[0, 2, 3, 5],
-                &[0, 2, 4],
-                &[0, 2, 3, 4],
-            ];
             (
-                Stage::new(
-                    &device,
-                    "wgpu-rope rotate",
-                    ROTATE_WGSL,
-                    &rotate,
-                    &rotate_sets,
-                ),
-                Stage::new(&device, "wgpu-rope table", TABLE_WGSL, &table, &table_sets),
+                shader_module(&device, Module::Rotate),
+                shader_module(&device, Module::Table),
             )
         })?;
         Ok(Self {
@@ -277,8 +249,28 @@ impl RopeKernel {
     }
 
     /// Compiles the pipelines of plans now, so that no binding waits for the driver's compiler. Which pipeline it is depends on
-    /// where tensors lie: whether query and key share a buffer, and whether they start on 16 bytes. (A table's pipeline is
+    /// where tensors lie: which of them share a buffer, and whether they start on 16 bytes. (A table's pipeline is
     /// compiled by [`CosSinTable::bind_positions`](crate::CosSinTable::bind_positions).)
+    ///
+    /// For a rotation in place a [`Placement`](crate::Placement) says that; a layer needs the place of each of its operands, and where the table
+    /// has its slots:
+    ///
+    /// ```no_run
+    /// # use wgpu_rope::{Place, Placement, Places, RopeKernel, RopePlan, TablePlan};
+    /// # fn warm(kernel: &RopeKernel, rotation: &RopePlan, layer: &RopePlan, table: &TablePlan) -> wgpu_rope::Result<()> {
+    /// kernel.warm([(rotation, Placement::default())])?;
+    /// // Each operand at the start of a buffer of its own, weights in one.
+    /// let operands = layer.spec().operands()?.into_iter();
+    /// let places: Places = (0..)
+    ///     .zip(operands)
+    ///     .map(|(buffer, (operand, _))| {
+    ///         let buffer = if operand.is_weight() { u32::MAX } else { buffer };
+    ///         (operand, Place { buffer, offset: 0 })
+    ///     })
+    ///     .collect();
+    /// kernel.warm([(layer, places.with_table(table))])
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As for [`RopeKernel::prepare`] and [`RopePlan::dispatches`]; [`RopeError::Device`] where wgpu refuses a pipeline.
@@ -289,7 +281,7 @@ impl RopeKernel {
         for (plan, placement) in plans {
             self.check_plan(plan)?;
             for dispatch in plan.dispatches(placement)? {
-                self.rotation_stage(&dispatch, |stage| self.compile(stage, &dispatch))?;
+                self.compile(&dispatch)?;
             }
         }
         Ok(())
@@ -393,68 +385,53 @@ impl RopeKernel {
         })
     }
 
-    pub(crate) fn rotate_pipeline(&self, dispatch: &PlannedDispatch) -> Result<Pipeline> {
-        self.rotation_stage(dispatch, |stage| self.pipeline(stage, dispatch))
-    }
-
-    /// Works with the stage that has a dispatch's entry point.
-    fn rotation_stage<T>(
-        &self,
-        dispatch: &PlannedDispatch,
-        work: impl FnOnce(&Stage) -> Result<T>,
-    ) -> Result<T> {
-        if dispatch.is_of_layer() {
-            work(&self.layer()?.stage)
-        } else {
-            work(&self.shared.rotate)
+    fn module(&self, module: Module) -> Result<wgpu::ShaderModule> {
+        match module {
+            Module::Table => Ok(self.shared.table.clone()),
+            Module::Rotate => Ok(self.shared.rotate.clone()),
+            Module::Layer => Ok(self.layer()?.module),
         }
     }
 
-    /// The shader of whole layers, made now if it was not before.
-    pub(crate) fn layer(&self) -> Result<Arc<Layer>> {
+    /// What nothing is read from nor written to, for layers.
+    pub(crate) fn unused(&self) -> Result<wgpu::Buffer> {
+        Ok(self.layer()?.unused)
+    }
+
+    fn layer(&self) -> Result<Layer> {
         if let Some(layer) = &*lock(&self.shared.layer) {
             return Ok(layer.clone());
         }
         let device = self.device();
-        // A plan may be for a coarser alignment than the device's: 256 is the coarsest that WebGPU has.
-        let unused = self.limits().alignment().max(256) * 6;
-        let layer = scoped(device, "layer kernel", Some(unused), || {
-            use wgpu::BufferBindingType::{Storage, Uniform};
-            let (read, write) = (Storage { read_only: true }, Storage { read_only: false });
-            let types = [
-                Uniform, read, read, write, write, write, write, write, write,
-            ];
-            let sets: [&[u32]; 1] = [&[0, 1, 2, 3, 4, 5, 6, 7, 8]];
-            Arc::new(Layer {
-                stage: Stage::new(device, "wgpu-rope layer", LAYER_WGSL, &types, &sets),
-                unused: device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some("wgpu-rope unused bindings"),
-                    size: unused,
-                    usage: wgpu::BufferUsages::STORAGE,
-                    mapped_at_creation: false,
-                }),
-            })
+        let layer = scoped(device, "layer kernel", Some(UNUSED_BYTES), || Layer {
+            module: shader_module(device, Module::Layer),
+            unused: device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("wgpu-rope unused bindings"),
+                size: UNUSED_BYTES,
+                usage: wgpu::BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            }),
         })?;
         // Two threads may make it twice; both are alike.
         *lock(&self.shared.layer) = Some(layer.clone());
         Ok(layer)
     }
 
-    pub(crate) fn table_pipeline(&self, dispatch: &PlannedDispatch) -> Result<Pipeline> {
-        self.pipeline(&self.shared.table, dispatch)
-    }
-
-    fn pipeline(&self, stage: &Stage, dispatch: &PlannedDispatch) -> Result<Pipeline> {
+    /// Pipeline and uniform buffer of a dispatch.
+    pub(crate) fn pipeline(&self, dispatch: &PlannedDispatch) -> Result<Pipeline> {
+        let label = dispatch.module.label();
+        let Compiled { pipeline, layout } = self.compile(dispatch)?;
         Ok(Pipeline {
-            label: stage.label,
-            pipeline: self.compile(stage, dispatch)?,
-            layout: stage.layouts(dispatch)?.0.clone(),
-            uniform: self.buffer_of(stage.label, wgpu::BufferUsages::UNIFORM, &dispatch.uniform)?,
+            label,
+            pipeline,
+            layout,
+            uniform: self.buffer_of(label, wgpu::BufferUsages::UNIFORM, &dispatch.uniform)?,
         })
     }
 
-    fn compile(&self, stage: &Stage, dispatch: &PlannedDispatch) -> Result<wgpu::ComputePipeline> {
+    fn compile(&self, dispatch: &PlannedDispatch) -> Result<Compiled> {
         let key = PipelineKey {
+            module: dispatch.module,
             entry_point: dispatch.entry_point,
             constants: dispatch
                 .constants
@@ -462,28 +439,39 @@ impl RopeKernel {
                 .map(|(_, value)| value.to_bits())
                 .collect(),
         };
-        if let Some(pipeline) = lock(&self.shared.pipelines).get(&key) {
-            return Ok(pipeline.clone());
+        if let Some(known) = lock(&self.shared.pipelines).get(&key) {
+            return Ok(known.clone());
         }
         // Compiled without holding the lock: two threads may do it twice, none waits for another's compiler.
+        let (device, module) = (self.device(), self.module(dispatch.module)?);
+        let entries: Vec<_> = dispatch.bindings.iter().map(layout_entry).collect();
         let label = format!("wgpu-rope {}", dispatch.entry_point);
-        let layout = &stage.layouts(dispatch)?.1;
-        let pipeline = scoped(self.device(), "pipeline", None, || {
-            self.device()
-                .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                    label: Some(&label),
-                    layout: Some(layout),
-                    module: &stage.module,
-                    entry_point: Some(dispatch.entry_point),
-                    compilation_options: wgpu::PipelineCompilationOptions {
-                        constants: &dispatch.constants,
-                        zero_initialize_workgroup_memory: false,
-                    },
-                    cache: self.shared.cache.as_ref(),
-                })
+        let label = Some(&*label);
+        let compiled = scoped(device, "pipeline", None, || {
+            let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label,
+                entries: &entries,
+            });
+            let of_pipeline = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label,
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            });
+            let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label,
+                layout: Some(&of_pipeline),
+                module: &module,
+                entry_point: Some(dispatch.entry_point),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &dispatch.constants,
+                    zero_initialize_workgroup_memory: false,
+                },
+                cache: self.shared.cache.as_ref(),
+            });
+            Compiled { pipeline, layout }
         })?;
-        lock(&self.shared.pipelines).insert(key, pipeline.clone());
-        Ok(pipeline)
+        lock(&self.shared.pipelines).insert(key, compiled.clone());
+        Ok(compiled)
     }
 
     /// A small buffer with its contents, without a write through the queue.
@@ -518,74 +506,27 @@ impl RopeKernel {
     }
 }
 
-impl Layer {
-    /// What nothing is read from nor written to.
-    pub(crate) fn unused(&self) -> &wgpu::Buffer {
-        &self.unused
-    }
+fn shader_module(device: &wgpu::Device, module: Module) -> wgpu::ShaderModule {
+    device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label: Some(module.label()),
+        source: wgpu::ShaderSource::Wgsl(module.wgsl().into()),
+    })
 }
 
-impl Stage {
-    fn new(
-        device: &wgpu::Device,
-        label: &'static str,
-        text: &'static str,
-        types: &[wgpu::BufferBindingType],
-        sets: &[&'static [u32]],
-    ) -> Self {
-        let entries: Vec<_> = (0..)
-            .zip(types)
-            .map(|(binding, &ty)| wgpu::BindGroupLayoutEntry {
-                binding,
-                visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty,
-                    has_dynamic_offset: false,
-                    min_binding_size: None,
-                },
-                count: None,
-            })
-            .collect();
-        let layouts = sets.iter().map(|&set| {
-            let entries: Vec<_> = entries
-                .iter()
-                .filter(|entry| set.contains(&entry.binding))
-                .copied()
-                .collect();
-            let group = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-                label: Some(label),
-                entries: &entries,
-            });
-            let pipeline = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-                label: Some(label),
-                bind_group_layouts: &[Some(&group)],
-                immediate_size: 0,
-            });
-            (set, (group, pipeline))
-        });
-        Self {
-            label,
-            layouts: layouts.collect(),
-            module: device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label: Some(label),
-                source: wgpu::ShaderSource::Wgsl(text.into()),
-            }),
-        }
-    }
-
-    fn layouts(
-        &self,
-        dispatch: &PlannedDispatch,
-    ) -> Result<&(wgpu::BindGroupLayout, wgpu::PipelineLayout)> {
-        let bindings = dispatch.bindings.iter().map(|bound| bound.binding);
-        self.layouts
-            .iter()
-            .find(|(set, _)| set.iter().copied().eq(bindings.clone()))
-            .map(|(_, layouts)| layouts)
-            .ok_or_else(|| RopeError::Device {
-                operand: "pipeline",
-                message: format!("no layout for {}", dispatch.entry_point),
-            })
+fn layout_entry(bound: &PlannedBinding) -> wgpu::BindGroupLayoutEntry {
+    wgpu::BindGroupLayoutEntry {
+        binding: bound.binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty: match bound.access {
+                Access::Uniform => wgpu::BufferBindingType::Uniform,
+                Access::ReadOnly => wgpu::BufferBindingType::Storage { read_only: true },
+                Access::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
+            },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
     }
 }
 

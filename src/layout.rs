@@ -1,5 +1,7 @@
 //! Where the channels of a tensor lie: element types, shapes, strides, and whether two views share an element.
 
+use std::fmt;
+
 use crate::error::{Result, RopeError};
 
 /// How a channel is stored. Arithmetic is f32 whatever the storage; 16-bit results are rounded to nearest even.
@@ -32,6 +34,16 @@ impl ElementType {
             Self::F16 => 1.0,
             Self::Bf16 => 2.0,
         }
+    }
+}
+
+impl fmt::Display for ElementType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        })
     }
 }
 

@@ -82,10 +82,11 @@
 //! - **Nothing behind the application's back.** Recording submits nothing, polls nothing, writes nothing through the queue.
 //! - **Errors, not panics.** Every fault that the crate can see (shapes, sizes, usages, alignment, overlap, the table's width and
 //!   rows, limits) is a [`RopeError`] naming operand, rule and value, and nothing is recorded then. Natively that includes what wgpu
-//!   alone can see: memory that is out (but for its GL backend, which does not ask), a lost device, a buffer of another device. A
-//!   browser tells of such things later than it returns an object: await [`checked`] around whatever is made there, or hear of
+//!   alone can see where something is bound: out of memory (but for its GL backend, which does not ask), a lost device, a buffer of another
+//!   device. A browser tells of such things later than it returns an object: await [`checked`] around whatever is made there, or hear of
 //!   it in the device's own error handler. Not to be seen are a table of other frequencies of the same width, a fill that was recorded
-//!   and not submitted, and objects of another `wgpu::Instance`, on which wgpu itself panics.
+//!   and not submitted, a pass or indirect arguments of another device (wgpu tells when the encoder is finished), and objects of another
+//!   `wgpu::Instance`, on which wgpu itself panics.
 //!
 //! # Features
 //! - `wgpu` (default): everything that touches a GPU. wgpu's backends are the application's choice; `vulkan`, `metal`, `dx12`, `gles`
@@ -132,10 +133,11 @@ pub use frequencies::{Direction, Frequencies, Pair};
 pub use half;
 pub use layout::{Element, ElementType, HeadLayout};
 pub use plan::{
-    Angles, CacheLayout, LAYER_WGSL, Limits, MAX_HEADS_AT_ONCE, MAX_HEADS_PER_INVOCATION, Norm,
-    NormWeight, Operand, Place, Placement, Places, PlannedBinding, PlannedDispatch, PositionSource,
-    QueryFactor, ROTATE_WGSL, Resource, RopePlan, RotateSpec, Rows, SlotPositionSource, SlotRanges,
-    SlotSource, Storage, TABLE_WGSL, TablePlan, TableSpec, TensorView,
+    Access, Angles, CosSinLayout, LAYER_WGSL, Limits, MAX_HEADS_AT_ONCE, MAX_HEADS_PER_INVOCATION,
+    Norm, NormWeight, Operand, Place, Placement, Places, PlannedBinding, PlannedDispatch,
+    PositionSource, QueryFactor, ROTATE_WGSL, Resource, RopePlan, RotateSpec, Rows,
+    SlotPositionSource, SlotRanges, SlotSource, Storage, TABLE_WGSL, TablePlan, TableSpec,
+    TensorView, UNUSED_BYTES,
 };
 pub use positions::{AxisOrder, RowPositions};
 pub use query_scale::QueryScale;

@@ -2,21 +2,29 @@
 //! point, the override constants, the bytes of the uniform buffer, the byte range of every binding and the grid.
 
 mod layer;
+mod norm;
+mod operand;
+mod places;
 mod rotate;
 mod slots;
 mod spec;
 mod stream;
 mod table;
+mod view;
 
 use std::ops::Range;
 
-pub use rotate::{Place, Placement, Places, RopePlan};
+pub use norm::{Norm, NormWeight, QueryFactor};
+pub use operand::Operand;
+pub(crate) use operand::STREAMS;
+pub use places::{Place, Placement, Places};
+pub use rotate::RopePlan;
 pub use slots::{SlotPositionSource, SlotRanges, SlotSource};
 pub use spec::{MAX_HEADS_AT_ONCE, MAX_HEADS_PER_INVOCATION, RotateSpec, Rows};
-pub use stream::{Norm, NormWeight, Operand, QueryFactor, Storage, TensorView};
-pub(crate) use stream::{STREAMS, Stream};
+pub(crate) use stream::Stream;
 pub(crate) use table::Content;
-pub use table::{Angles, CacheLayout, PositionSource, TablePlan, TableSpec};
+pub use table::{Angles, CosSinLayout, PositionSource, TablePlan, TableSpec};
+pub use view::{Storage, TensorView};
 
 use crate::error::{Result, RopeError};
 
@@ -50,6 +58,12 @@ pub const LAYER_WGSL: &str = concat!(
     include_str!("../shaders/layer.wgsl")
 );
 
+/// The coarsest alignment of storage bindings that a WebGPU device may have.
+const COARSEST_ALIGNMENT: u32 = 256;
+
+/// Bytes of a buffer that [`Resource::Unused`] is bound from, whatever the plan.
+pub const UNUSED_BYTES: u64 = 6 * COARSEST_ALIGNMENT as u64;
+
 /// What a plan has to know of a device: some fields of WebGPU's `GPUSupportedLimits`, and whether it is a CPU.
 ///
 /// The default is what every WebGPU device has.
@@ -57,7 +71,7 @@ pub const LAYER_WGSL: &str = concat!(
 pub struct Limits {
     /// Largest storage binding in bytes. Larger tensors are rotated in windows.
     pub max_storage_buffer_binding_size: u64,
-    /// Alignment of storage bindings in bytes, a power of two.
+    /// Alignment of storage bindings in bytes, a power of two up to 256.
     pub min_storage_buffer_offset_alignment: u32,
     /// Workgroups in each dimension of a dispatch. Larger grids take several dispatches.
     pub max_compute_workgroups_per_dimension: u32,
@@ -94,6 +108,12 @@ impl Limits {
         u64::from(self.min_storage_buffer_offset_alignment.max(16))
     }
 
+    /// Bytes of a buffer as a binding has them: from the alignment below on.
+    fn aligned(&self, bytes: Range<u64>) -> Range<u64> {
+        let alignment = self.alignment();
+        bytes.start / alignment * alignment..bytes.end
+    }
+
     /// The largest binding that is planned: the device's, and never so large that an index inside it does not fit u32.
     fn binding(&self) -> u64 {
         self.max_storage_buffer_binding_size
@@ -110,13 +130,16 @@ impl Limits {
     }
 
     fn validate(&self) -> Result<()> {
-        if self.min_storage_buffer_offset_alignment.is_power_of_two() {
+        let alignment = self.min_storage_buffer_offset_alignment;
+        if alignment.is_power_of_two() && alignment <= COARSEST_ALIGNMENT {
             Ok(())
         } else {
             Err(RopeError::layout(
                 "limits",
-                "min_storage_buffer_offset_alignment must be a power of two",
-                self.min_storage_buffer_offset_alignment,
+                format!(
+                    "min_storage_buffer_offset_alignment must be a power of two up to {COARSEST_ALIGNMENT}"
+                ),
+                alignment,
             ))
         }
     }
@@ -132,6 +155,29 @@ impl Limits {
         }
         Ok(())
     }
+}
+
+/// Workgroups side by side for so many items, and the ranges of rows or tokens that dispatches take: as many as a grid has along a
+/// dimension.
+fn in_parts(
+    operand: &'static str,
+    limits: &Limits,
+    (items, workgroup): (u32, u32),
+    count: u32,
+) -> Result<(u32, impl Iterator<Item = Range<u32>>)> {
+    let (most, across) = (limits.workgroups(), items.div_ceil(workgroup));
+    if across > most {
+        return Err(RopeError::Limit {
+            limit: "max_compute_workgroups_per_dimension",
+            operand,
+            needed: across.into(),
+            allowed: most.into(),
+        });
+    }
+    check_dispatches(operand, count.div_ceil(most) as usize)?;
+    let starts = (0..count).step_by(most as usize);
+    let parts = starts.map(move |first| first..first.saturating_add(most).min(count));
+    Ok((across, parts))
 }
 
 /// Most dispatches of one plan. What needs more is far beyond any device's memory.
@@ -157,33 +203,38 @@ fn check_dispatches(operand: &'static str, count: usize) -> Result<()> {
 pub enum Resource {
     /// A uniform buffer with the bytes of [`PlannedDispatch::uniform`].
     Uniform,
-    /// The rows of the cos/sin table: read-only storage for the rotation, read-write storage for the fill.
+    /// The rows of the cos/sin table, which rotations read and fills write.
     Rows,
-    /// The frequencies of [`TablePlan::pairs`], read-only storage.
+    /// The frequencies of [`TablePlan::pairs`].
     Pairs,
-    /// The caller's positions, read-only storage.
+    /// The caller's positions.
     Positions,
-    /// The caller's slots, read-only storage.
+    /// The caller's slots.
     SlotMapping,
-    /// The caller's block table, read-only storage.
+    /// The caller's block table.
     BlockTable,
-    /// The sequence of each of the caller's tokens, read-only storage.
+    /// The sequence of each of the caller's tokens.
     Sequences,
-    /// The caller's own cos, read-only storage.
+    /// The caller's own cos.
     Cos,
-    /// The caller's own sin, read-only storage.
+    /// The caller's own sin.
     Sin,
-    /// The buffer of the query (and of a key that shares it), read-write storage.
-    Query,
-    /// The buffer of the key, read-write storage.
-    Key,
-    /// The buffer of this operand of a layer, and of others that share it, read-write storage.
+    /// The buffer of this operand, and of others that share it.
     Tensor(Operand),
-    /// The buffer of this operand, which is weights of a norm, and of other weights that share it, read-only storage.
-    Weights(Operand),
-    /// A buffer of which nothing is used, read-write storage: entry points of a layer have more bindings than it may have tensors. Those of
-    /// a dispatch are ranges of one buffer that do not overlap.
+    /// A buffer of which nothing is used: entry points of a layer have more bindings than it may have tensors. Those of a dispatch are ranges of one buffer of [`UNUSED_BYTES`] that do not overlap.
     Unused,
+}
+
+/// How a shader takes hold of a binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Access {
+    /// A uniform buffer.
+    Uniform,
+    /// Read-only storage.
+    ReadOnly,
+    /// Read-write storage.
+    ReadWrite,
 }
 
 /// One binding of group 0.
@@ -193,16 +244,63 @@ pub struct PlannedBinding {
     pub binding: u32,
     /// What is bound.
     pub resource: Resource,
+    /// As what.
+    pub access: Access,
     /// The bytes of the buffer that are bound, the start aligned.
     pub bytes: Range<u64>,
 }
 
 impl PlannedBinding {
-    fn new(binding: u32, resource: Resource, bytes: Range<u64>) -> Self {
+    fn uniform(words: usize) -> Self {
+        Self {
+            binding: 0,
+            resource: Resource::Uniform,
+            access: Access::Uniform,
+            bytes: 0..words as u64 * 4,
+        }
+    }
+
+    fn read(binding: u32, resource: Resource, bytes: Range<u64>) -> Self {
         Self {
             binding,
             resource,
+            access: Access::ReadOnly,
             bytes,
+        }
+    }
+
+    fn write(binding: u32, resource: Resource, bytes: Range<u64>) -> Self {
+        Self {
+            access: Access::ReadWrite,
+            ..Self::read(binding, resource, bytes)
+        }
+    }
+}
+
+/// The WGSL modules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Module {
+    Table,
+    Rotate,
+    Layer,
+}
+
+impl Module {
+    pub(crate) fn wgsl(self) -> &'static str {
+        match self {
+            Self::Table => TABLE_WGSL,
+            Self::Rotate => ROTATE_WGSL,
+            Self::Layer => LAYER_WGSL,
+        }
+    }
+
+    /// What wgpu's objects are called.
+    #[cfg(feature = "wgpu")]
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Table => "wgpu-rope table",
+            Self::Rotate => "wgpu-rope rotate",
+            Self::Layer => "wgpu-rope layer",
         }
     }
 }
@@ -210,6 +308,7 @@ impl PlannedBinding {
 /// One dispatch as data: it works on a range of the tokens of each batch entry (of the rows, for the rows of a table).
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlannedDispatch {
+    pub(crate) module: Module,
     /// The entry point of [`PlannedDispatch::wgsl`].
     pub entry_point: &'static str,
     /// Values of the module's override constants.
@@ -230,19 +329,7 @@ impl PlannedDispatch {
     /// The WGSL text that has the entry point: [`TABLE_WGSL`], [`ROTATE_WGSL`] or [`LAYER_WGSL`].
     #[must_use]
     pub fn wgsl(&self) -> &'static str {
-        let is_of_table =
-            |bound: &PlannedBinding| bound.binding == 2 && bound.resource == Resource::Rows;
-        if self.is_of_layer() {
-            LAYER_WGSL
-        } else if self.bindings.iter().any(is_of_table) {
-            TABLE_WGSL
-        } else {
-            ROTATE_WGSL
-        }
-    }
-
-    pub(crate) fn is_of_layer(&self) -> bool {
-        matches!(self.entry_point, "octets" | "channels")
+        self.module.wgsl()
     }
 
     /// The tokens (of each batch entry) or rows that this dispatch works on.

@@ -31,10 +31,13 @@ const IDENTITY: [f32; 2] = [1.0, 0.0];
 /// angle of 2^48 or more, gives the entry (1, 0). With the feature `rayon` rows are made in parallel.
 ///
 /// # Errors
-/// [`RopeError::Table`] for a specification of a cache (see [`cached_table`]), or coordinates without f32 angles.
+/// [`RopeError::Table`] for a specification of given cos and sin (see [`table_from_cos_sin`]), or coordinates without f32 angles.
 pub fn table(spec: &TableSpec, positions: RowPositions<'_>) -> Result<Vec<[f32; 2]>> {
     let Content::Frequencies(frequencies, angles) = &spec.content else {
-        return Err(RopeError::table("must be made from frequencies", "a cache"));
+        return Err(RopeError::table(
+            "must be made from frequencies",
+            "given cos and sin",
+        ));
     };
     let is_f32 = *angles == Angles::F32;
     if matches!(positions, RowPositions::Coordinates(..)) && !is_f32 {
@@ -90,21 +93,24 @@ fn nearest_f32(id: i32) -> f32 {
 ///
 /// # Errors
 /// [`RopeError::Table`] for a specification of frequencies, slices that are too short, or of another element type, and an id outside of
-/// the cache.
-pub fn cached_table<T: Element>(
+/// them.
+pub fn table_from_cos_sin<T: Element>(
     spec: &TableSpec,
     cos: &[T],
     sin: &[T],
     ids: &[i32],
 ) -> Result<Vec<[f32; 2]>> {
-    let Content::Cache(layout) = &spec.content else {
-        return Err(RopeError::table("must be of a cache", "frequencies"));
+    let Content::CosSin(layout) = &spec.content else {
+        return Err(RopeError::table(
+            "must be of given cos and sin",
+            "frequencies",
+        ));
     };
     let needed = layout.values()?;
     if layout.element != T::TYPE {
         return Err(RopeError::table(
-            format!("is planned of {:?}", layout.element),
-            format!("{:?}", T::TYPE),
+            format!("is planned of {}", layout.element),
+            T::TYPE,
         ));
     }
     let columns = layout.columns as usize;
@@ -121,7 +127,10 @@ pub fn cached_table<T: Element>(
             .filter(|row| *row < layout.positions)
             .ok_or_else(|| {
                 RopeError::table(
-                    format!("positions must be within the cache's {}", layout.positions),
+                    format!(
+                        "positions must be within the {} of cos and sin",
+                        layout.positions
+                    ),
                     id,
                 )
             })? as usize;
@@ -330,7 +339,7 @@ impl Turn {
             pairing: config.pairing(),
             window: start as usize..start as usize + dim as usize,
             block: (dim / config.pairing().blocks()) as usize,
-            rotated: spec.rotated_pairs(),
+            rotated: spec.rotated_pairs() as usize,
             identity_keeps: spec.identity_keeps(),
         }
     }
@@ -423,7 +432,7 @@ fn turned([x, y]: [f32; 2], [cos, sin]: [f32; 2]) -> [f32; 2] {
 /// angles are exact to f64 at every position (the product of position and frequency is kept in two parts).
 ///
 /// # Errors
-/// As for [`rotate`]; [`RopeError::Table`] for a cache, too few positions, or frequencies of another number of pairs.
+/// As for [`rotate`]; [`RopeError::Table`] for given cos and sin, too few positions, or frequencies of another number of pairs.
 pub fn rotate_f64<T: Element>(
     spec: &RotateSpec,
     table: &TableSpec,
@@ -433,7 +442,10 @@ pub fn rotate_f64<T: Element>(
     spec.validate()?;
     let (layout, _) = check("query", spec, spec.query(), query)?;
     let Content::Frequencies(frequencies, _) = &table.content else {
-        return Err(RopeError::table("must be made from frequencies", "a cache"));
+        return Err(RopeError::table(
+            "must be made from frequencies",
+            "given cos and sin",
+        ));
     };
     if frequencies.len() != pairs(spec) {
         return Err(RopeError::table(
@@ -460,7 +472,7 @@ pub fn rotate_f64<T: Element>(
         }
         for (k, (&[x, y], channels)) in read.iter().zip(&channels).enumerate() {
             let [i, j] = channels.written.map(|channel| channel as usize);
-            let is_rotated = k < spec.rotated_pairs() && !frequencies.is_idle(k);
+            let is_rotated = k < spec.rotated_pairs() as usize && !frequencies.is_idle(k);
             (head[i], head[j]) = if !is_rotated {
                 (x, y)
             } else {
@@ -539,7 +551,7 @@ fn check<T: Element, S: AsRef<[T]>>(
         return Err(RopeError::layout(
             operand,
             format!("elements are planned as {}", view.storage()),
-            format!("{:?}", T::TYPE),
+            T::TYPE,
         ));
     }
     let end = layout.end(spec.batch(), spec.tokens())?;

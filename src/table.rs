@@ -66,7 +66,7 @@ struct Shared {
     kernel: RopeKernel,
     plan: TablePlan,
     rows: wgpu::Buffer,
-    /// The frequencies; none for a cache.
+    /// The frequencies; none where cos and sin are given.
     pairs: Option<wgpu::Buffer>,
     /// Rows of the fill that was recorded last.
     filled: AtomicU32,
@@ -77,7 +77,7 @@ impl RopeKernel {
     /// Makes an empty table of `rows` rows on the device: `rows * width * 8` bytes, the width made even, and 16 more; with slots
     /// and a query scale another 4 for each slot and 8 for each row, each padded to 16.
     ///
-    /// Its rows are made by [`CosSinTable::bind_positions`] (or [`CosSinTable::bind_cache`]) and a recorded fill, its slots by
+    /// Its rows are made by [`CosSinTable::bind_positions`] (or [`CosSinTable::bind_cos_sin`]) and a recorded fill, its slots by
     /// [`CosSinTable::bind_slots`] and another one.
     ///
     /// # Errors
@@ -135,14 +135,14 @@ impl CosSinTable {
 
     /// The buffer of the rows ([`wgpu::BufferUsages::STORAGE`], `COPY_SRC` and `COPY_DST`): entry k of row r is the two u32 words at
     /// `2 * (r * row_stride + k)`, the bits of cos and sin. The words behind the rows are those of [`CosSinTable::faults`] and [`CosSinTable::skipped_slots`]; slots
-    /// stand at [`TablePlan::slots_start`], query scales at [`TablePlan::scales_start`].
+    /// stand at [`TablePlan::slots_start`], query scales at [`TablePlan::factors_start`].
     #[must_use]
     pub fn buffer(&self) -> &wgpu::Buffer {
         &self.shared.rows
     }
 
     /// A u32 in the table's buffer that counts what was left alone because it has no angle: pairs of coordinates that are not finite or too
-    /// large, rows of a cache that are outside of it (one for each row), entries of a cache that cannot be divided.
+    /// large, positions outside of given cos and sin (one for each row), and given entries that cannot be divided.
     ///
     /// Fills add to it and nothing here clears it: `encoder.clear_buffer(slice.buffer(), slice.offset(), Some(slice.size()))` does.
     #[must_use]
@@ -160,7 +160,9 @@ impl CosSinTable {
         self.shared.filled.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn kernel(&self) -> &RopeKernel {
+    /// The kernel that it was made by.
+    #[must_use]
+    pub fn kernel(&self) -> &RopeKernel {
         &self.shared.kernel
     }
 
@@ -168,39 +170,39 @@ impl CosSinTable {
     ///
     /// # Errors
     /// [`RopeError::Buffer`] where the buffer has not the usage `STORAGE`, starts at a byte that is not a multiple of 4 or
-    /// holds no i32; [`RopeError::Table`] for a table of a cache; [`RopeError::Layout`] for coordinates without f32 angles or axes that do not
-    /// fit; [`RopeError::Limit`] and [`RopeError::Count`] where it fits no binding or takes thousands of dispatches; [`RopeError::Device`]
+    /// holds no i32; [`RopeError::Table`] for a table of given cos and sin, and for coordinates without f32 angles or with a query scale;
+    /// [`RopeError::Limit`] and [`RopeError::Count`] where it fits no binding or takes thousands of dispatches; [`RopeError::Device`]
     /// where wgpu refuses an object (a buffer of another device, say), or the device is lost.
     pub fn bind_positions(&self, positions: Positions<'_>) -> Result<TableFill> {
-        if matches!(self.plan().spec().content, Content::Cache(_)) {
+        if matches!(self.plan().spec().content, Content::CosSin(_)) {
             return Err(RopeError::table(
-                "is of a cache: bind it with bind_cache",
+                "is of given cos and sin: bind it with bind_cos_sin",
                 "bind_positions",
             ));
         }
         self.fill(positions, None)
     }
 
-    /// Makes the fill of a table that was specified as a caller's own cos and sin ([`TableSpec::cached`]): row r of the table is row
+    /// Makes the fill of a table that was specified as a caller's own cos and sin ([`TableSpec::from_cos_sin`]): row r of the table is row
     /// `position` of both. Their buffers need the usage `STORAGE`, and whole words: 2 bytes of padding behind an odd number of 16-bit
-    /// values. Nothing behind the pairs of the last row is read or asked for ([`CacheLayout::bytes`](crate::CacheLayout::bytes)), so both may
+    /// values. Nothing behind the pairs of the last row is read or asked for ([`CosSinLayout::bytes`](crate::CosSinLayout::bytes)), so both may
     /// be slices of one tensor whose rows hold cos and behind it sin.
     ///
-    /// A constant position outside the cache is an error; one in a buffer leaves the row alone and is counted: see
+    /// A constant position outside of them is an error; one in a buffer leaves the row alone and is counted: see
     /// [`CosSinTable::faults`].
     ///
     /// # Errors
     /// As for [`CosSinTable::bind_positions`], and [`RopeError::Buffer`] for a buffer of values that is too small.
-    pub fn bind_cache(
+    pub fn bind_cos_sin(
         &self,
         cos: wgpu::BufferSlice<'_>,
         sin: wgpu::BufferSlice<'_>,
         positions: Positions<'_>,
     ) -> Result<TableFill> {
-        let Content::Cache(layout) = &self.plan().spec().content else {
+        let Content::CosSin(layout) = &self.plan().spec().content else {
             return Err(RopeError::table(
                 "is made from frequencies: bind it with bind_positions",
-                "bind_cache",
+                "bind_cos_sin",
             ));
         };
         let needed = layout.bytes()?;
@@ -259,7 +261,7 @@ impl CosSinTable {
             .fill(source, bytes, starts)?
             .into_iter()
             .map(|planned| {
-                let pipeline = kernel.table_pipeline(&planned)?;
+                let pipeline = kernel.pipeline(&planned)?;
                 kernel.bind("positions", &Arc::new(planned), &pipeline, |resource| {
                     let given = match resource {
                         Resource::Pairs => self.shared.pairs.as_ref(),
@@ -289,6 +291,12 @@ pub struct TableFill {
 }
 
 impl TableFill {
+    /// The table that it fills.
+    #[must_use]
+    pub fn table(&self) -> &CosSinTable {
+        &self.table
+    }
+
     /// Most rows that this source of positions can fill.
     #[must_use]
     pub fn rows(&self) -> u32 {

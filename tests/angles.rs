@@ -475,7 +475,7 @@ fn coordinates_without_f32_angles_are_refused() {
     let source = PositionSource::Coordinates(AxisOrder::Last);
     assert_eq!(
         plan.fill(source, 0..16, [0; 2]).unwrap_err().to_string(),
-        "positions: coordinates go with f32 angles, got exact angles or a cache"
+        "table: must have f32 angles for coordinates, got exact angles, or given cos and sin"
     );
     let positions = RowPositions::Coordinates(&[1.0; 4], AxisOrder::Last);
     assert_eq!(
@@ -489,10 +489,7 @@ fn coordinates_without_f32_angles_are_refused() {
         let order = AxisOrder::Last;
         assert!(matches!(
             table.bind_positions(Positions::Coordinates { values, order }),
-            Err(RopeError::Buffer {
-                operand: "positions",
-                ..
-            })
+            Err(RopeError::Table { .. })
         ));
     }
 }

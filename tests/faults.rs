@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 
 use common::{NO_USAGE, name};
 use wgpu_rope::{
-    CacheLayout, ElementType, Frequencies, GpuContext, HeadLayout, KernelOptions, Operands,
+    CosSinLayout, ElementType, Frequencies, GpuContext, HeadLayout, KernelOptions, Operands,
     Placement, Positions, Result, RopeConfig, RopeError, RopeKernel, RopePlan, RotateSpec,
     TableSpec, checked,
 };
@@ -62,7 +62,7 @@ fn lose(context: &GpuContext, polled: bool) {
     let (device, kernel) = (context.device(), context.kernel());
     let config = RopeConfig::new(64);
     let frequencies = TableSpec::new(&Frequencies::new(&config).unwrap());
-    let cache = TableSpec::cached(CacheLayout {
+    let cache = TableSpec::from_cos_sin(CosSinLayout {
         positions: TOKENS,
         columns: 32,
         pairs: 32,
@@ -120,7 +120,7 @@ fn lose(context: &GpuContext, polled: bool) {
         kernel.limits(),
     )
     .unwrap();
-    let cached_fill = cached.bind_cache(
+    let cached_fill = cached.bind_cos_sin(
         rows.slice(..),
         rows.slice(..),
         Positions::Start(tensor.slice(..4)),
@@ -141,7 +141,7 @@ fn lose(context: &GpuContext, polled: bool) {
             "bind_positions",
             failed(table.bind_positions(Positions::From(1))),
         ),
-        ("bind_cache", failed(cached_fill)),
+        ("bind_cos_sin", failed(cached_fill)),
         (
             "bind at another place",
             failed(prepared.bind(&Operands::new(longer.slice(4..)), &table)),

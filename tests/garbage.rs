@@ -19,7 +19,7 @@ use common::{CONTEXTS, NO_USAGE, channels, heads, name, table_words, values};
 use fastrand::Rng;
 use wgpu_rope::half::{bf16, f16};
 use wgpu_rope::{
-    Angles, AxisOrder, CacheLayout, CosSinTable, Element, ElementType, Frequencies, GpuContext,
+    Angles, AxisOrder, CosSinLayout, CosSinTable, Element, ElementType, Frequencies, GpuContext,
     HeadLayout, Operands, Pair, Pairing, Positions, RopeConfig, RopePlan, RotateSpec, TableSpec,
     reference,
 };
@@ -303,13 +303,13 @@ fn garbage_in_coordinates_stays_in_its_row_and_axis() {
 fn garbage_in_ids_stays_in_its_row() {
     let config = RopeConfig::new(64);
     let spec = TableSpec::new(&Frequencies::new(&config).unwrap());
-    let cache = CacheLayout {
+    let cache = CosSinLayout {
         positions: 9,
         columns: 32,
         pairs: 32,
         element: ElementType::F32,
     };
-    let cached = TableSpec::cached(cache);
+    let cached = TableSpec::from_cos_sin(cache);
     let mut random = Rng::with_seed(72);
     let sides = [0, 1].map(|_| values(&mut random, 9 * 32));
     let clean = [1, 8, 0, 3, 5];
@@ -322,7 +322,7 @@ fn garbage_in_ids_stays_in_its_row() {
             let fills = [
                 tables[0].bind_positions(ids).unwrap(),
                 tables[1]
-                    .bind_cache(cos.slice(..), sin.slice(..), ids)
+                    .bind_cos_sin(cos.slice(..), sin.slice(..), ids)
                     .unwrap(),
             ];
             context
@@ -390,7 +390,7 @@ fn fill_of(
     let table = context.kernel().table(spec, TOKENS).unwrap();
     let positions = Positions::Ids(ids.slice(..));
     let fill = table
-        .bind_cache(cos.slice(..), sin.slice(..), positions)
+        .bind_cos_sin(cos.slice(..), sin.slice(..), positions)
         .unwrap();
     context.run(|pass| fill.record(pass, TOKENS)).unwrap();
     table

@@ -20,7 +20,7 @@ use serde_json::Value;
 use wgpu_rope::config::{LayerRope, huggingface};
 use wgpu_rope::positions::GridRows;
 use wgpu_rope::{
-    Angles, AxisOrder, CacheLayout, Direction, Element, Frequencies, GpuContext, HeadLayout, Pair,
+    Angles, AxisOrder, CosSinLayout, Direction, Element, Frequencies, GpuContext, HeadLayout, Pair,
     Pairing, RopeConfig, RotateSpec, RowPositions, Scaling, TableSpec, half, reference,
 };
 
@@ -122,7 +122,7 @@ fn job(case: &Value, tensors: &Tensors<'_>, tokens: u32, element: wgpu_rope::Ele
                 .get::<f32>(&format!("{name}/{side}"), Dtype::F32)
                 .unwrap()
         });
-        let layout_of = CacheLayout {
+        let layout_of = CosSinLayout {
             positions: 50,
             columns: cache[0].len() as u32 / 50,
             pairs: own.rotary_dim() / 2,
@@ -130,7 +130,7 @@ fn job(case: &Value, tensors: &Tensors<'_>, tokens: u32, element: wgpu_rope::Ele
         };
         return Job {
             spec: RotateSpec::new(&own, 1, tokens, layout(tokens), element),
-            table: TableSpec::cached(layout_of),
+            table: TableSpec::from_cos_sin(layout_of),
             rows: Rows::Cached(cache, ids.unwrap()),
             factor: 1.0,
         };
@@ -226,7 +226,7 @@ fn check<T: Element>(case: &Value, tensors: &Tensors<'_>, dtype: Dtype) -> f64 {
     let job = job(case, tensors, tokens, T::TYPE);
     let mut cpu = input.clone();
     let rows = match &job.rows {
-        Rows::Cached([cos, sin], ids) => reference::cached_table(&job.table, cos, sin, ids),
+        Rows::Cached([cos, sin], ids) => reference::table_from_cos_sin(&job.table, cos, sin, ids),
         rows => reference::table(&job.table, rows.as_rows()),
     };
     reference::rotate(&job.spec, &rows.unwrap(), &mut cpu, None).unwrap();
@@ -274,7 +274,8 @@ fn check<T: Element>(case: &Value, tensors: &Tensors<'_>, dtype: Dtype) -> f64 {
 fn on_gpu<T: Element>(context: &GpuContext, job: &Job, data: &mut [T]) {
     match &job.rows {
         Rows::Cached([cos, sin], ids) => {
-            let done = context.rotate_cached(&job.spec, &job.table, cos, sin, ids, data, None);
+            let done =
+                context.rotate_with_cos_sin(&job.spec, &job.table, cos, sin, ids, data, None);
             pollster::block_on(done).unwrap();
         }
         rows => context

@@ -676,7 +676,7 @@ fn convenience_checks_its_element_types_and_positions() {
     };
     assert_eq!(
         rotate(&half, &[0; 12], &mut query),
-        "query: elements are planned as F16, got F32"
+        "query: elements are planned as f16, got f32"
     );
     let spec = RotateSpec::new(&config(), 1, TOKENS, layout, ElementType::F32);
     assert_eq!(

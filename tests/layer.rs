@@ -1261,7 +1261,7 @@ fn the_twin_keeps_its_bounds() {
             ways.insert(format!("{} to {}", flow.from.storage, to.storage));
         }
         let plan = case.plan(&wgpu_rope::Limits::default()).unwrap();
-        let of_table = [Operand::Slots, Operand::Scales].map(|part| (part, Place::default()));
+        let of_table = [Operand::Slots, Operand::RowFactors].map(|part| (part, Place::default()));
         let places: Places = case.places().into_iter().chain(of_table).collect();
         for planned in plan.dispatches(places).unwrap() {
             kinds[usize::from(planned.entry_point == "channels")] += 1;
@@ -1380,8 +1380,7 @@ fn layers_are_bound_and_recorded_or_refused_by_name() {
             capacity: 20,
         })
         .unwrap();
-    let unfilled =
-        "table: must have the slots of 5 tokens filled by the last recorded SlotFill, got";
+    let unfilled = "table: must have the slots of 5 tokens, from slot 0 on, filled by the last recorded SlotFill, got";
     let record = |filled: u32| {
         context.run(|pass| {
             rows.record(pass, 5)?;
@@ -1392,6 +1391,51 @@ fn layers_are_bound_and_recorded_or_refused_by_name() {
     assert_eq!(record(0).unwrap_err().to_string(), format!("{unfilled} 0"));
     assert_eq!(record(3).unwrap_err().to_string(), format!("{unfilled} 3"));
     record(5).unwrap();
+
+    // A second list may begin anywhere: what counts is that those slots of it are filled which the tokens read.
+    let (cache, f32) = (bshd(4, 2, 64), F32);
+    let from = TensorView::cache(cache, 5, 4, f32);
+    let moved = RotateSpec::new(&config, 1, 4, bshd(4, 2, 64), f32)
+        .with_query_from(from)
+        .with_query_to(from.with_first_slot(3));
+    let lists = table(&TableSpec::new(&frequencies).with_slots(7));
+    let plan = RopePlan::new(&moved, kernel.limits()).unwrap();
+    let [from, to] = [(); 2].map(|()| {
+        context
+            .upload(&[1.0_f32; 20 * 2 * 64], wgpu::BufferUsages::empty())
+            .unwrap()
+    });
+    let dispatch = kernel
+        .prepare(&plan)
+        .unwrap()
+        .bind(
+            &Operands::new(from.slice(..)).with(Operand::QueryTo, to.slice(..)),
+            &lists,
+        )
+        .unwrap();
+    let rows = lists.bind_positions(Positions::From(0)).unwrap();
+    let slots = lists
+        .bind_slots(Slots::Listed {
+            slot_mapping: ids.slice(..),
+            batch: 1,
+            tokens: 7,
+            capacity: 20,
+        })
+        .unwrap();
+    let record = |filled: u32, tokens: u32| {
+        context.run(|pass| {
+            rows.record(pass, 4)?;
+            slots.record(pass, filled)?;
+            dispatch.record(pass, tokens)
+        })
+    };
+    for tokens in 0..=2 {
+        record(5, tokens).unwrap();
+    }
+    assert_eq!(
+        record(5, 3).unwrap_err().to_string(),
+        "table: must have the slots of 3 tokens, from slot 3 on, filled by the last recorded SlotFill, got 5"
+    );
 
     // A layer that rotates nothing reads no rows: a table of any width has its scales.
     let spec = RotateSpec::new(&config, 1, 5, layout, F32)

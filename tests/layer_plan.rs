@@ -106,7 +106,11 @@ fn layers_are_refused_by_name() {
     );
     assert_eq!(
         key_to(view(2, Storage::Q8_0).accumulated()),
-        "key destination: must be of a floating-point type to be accumulated, got Q8_0"
+        "key destination: must be of a floating-point type to be accumulated, got q8_0"
+    );
+    assert_eq!(
+        key_to(view(2, F16).with_first_slot(5)),
+        "key destination: a first slot is a cache's (TensorView::cache), got 5"
     );
     for (view, got) in [
         (view(8, F32).with_channel_stride(2), "2, false"),
@@ -142,22 +146,22 @@ fn quantised_layers_are_refused_by_name() {
     let (narrow, to) = small(48, Storage::Q8_0);
     assert_eq!(
         fault(&narrow.with_query_to(to)),
-        "query destination: head_dim of Q8_0 must be a multiple of 32, got 48"
+        "query destination: head_dim of q8_0 must be a multiple of 32, got 48"
     );
     let to =
         |layout, storage: Storage| fault(&with_key().with_key_to(TensorView::new(layout, storage)));
     for (layout, rule) in [
         (
             layout(2).with_offset(16),
-            "offset of Q8_0 must be a multiple of 32, got 16",
+            "offset of q8_0 must be a multiple of 32, got 16",
         ),
         (
             layout(2).with_strides(0, 272, 128),
-            "token stride of Q8_0 must be a multiple of 32, got 272",
+            "token stride of q8_0 must be a multiple of 32, got 272",
         ),
         (
             layout(2).with_strides(0, 320, 144),
-            "head stride of Q8_0 must be a multiple of 32, got 144",
+            "head stride of q8_0 must be a multiple of 32, got 144",
         ),
     ] {
         assert_eq!(
@@ -168,15 +172,15 @@ fn quantised_layers_are_refused_by_name() {
     for (layout, rule) in [
         (
             layout(2).with_offset(64),
-            "offset of Int8 must be a multiple of 128, got 64",
+            "offset of int8 must be a multiple of 128, got 64",
         ),
         (
             layout(2).with_strides(0, 320, 128),
-            "token stride of Int8 must be a multiple of 128, got 320",
+            "token stride of int8 must be a multiple of 128, got 320",
         ),
         (
             layout(2).with_strides(0, 512, 192),
-            "head stride of Int8 must be a multiple of 128, got 192",
+            "head stride of int8 must be a multiple of 128, got 192",
         ),
     ] {
         assert_eq!(
@@ -193,7 +197,7 @@ fn quantised_layers_are_refused_by_name() {
             layout(2).with_strides(5000, 256, 128),
             Storage::Q8_0
         )),
-        "key destination: batch stride of Q8_0 must be a multiple of 32, got 5000"
+        "key destination: batch stride of q8_0 must be a multiple of 32, got 5000"
     );
     // A stride that is never taken need not be whole.
     let once = with_key().with_key_to(TensorView::new(
@@ -292,6 +296,24 @@ fn norms_factors_and_caches_are_refused_by_name() {
             message
         );
     }
+    // Also where a dispatch reads no slots: the query goes by itself, for the norm of the key is of another kind.
+    let apart = with_key()
+        .with_query_norm(Norm::rms(1e-6, NormWeight::None).over_all_heads())
+        .with_key_norm(Norm::rms(1e-6, NormWeight::None))
+        .with_key_to(pages(F16));
+    let far = Place {
+        buffer: 3,
+        offset: u64::MAX - 3,
+    };
+    let places: Places = (0..)
+        .zip([Operand::Query, Operand::Key, Operand::KeyTo])
+        .map(|(buffer, of)| (of, Place { buffer, offset: 0 }))
+        .chain([(Operand::Slots, far)])
+        .collect();
+    assert_eq!(
+        plan(&apart).dispatches(places).unwrap_err().to_string(),
+        "slots: must fit u32, got an overflow"
+    );
     // What a device has not.
     let limits = Limits {
         max_storage_buffers_per_shader_stage: 4,
@@ -473,7 +495,7 @@ fn tensors(plan: &RopePlan, given: Places) -> Vec<(&'static str, Vec<Operand>)> 
             for (n, bound) in (0..).zip(&planned.bindings) {
                 assert_eq!(bound.binding, n);
                 match bound.resource {
-                    Resource::Weights(_) => assert_eq!(n, 2),
+                    Resource::Tensor(operand) if operand.is_weight() => assert_eq!(n, 2),
                     Resource::Tensor(operand) => {
                         assert!(n >= 3 && n - 3 == u32::try_from(operands.len()).unwrap());
                         operands.push(operand);
@@ -496,8 +518,8 @@ fn line(what: &str, dispatches: &[PlannedDispatch]) -> String {
             .bindings
             .iter()
             .filter_map(|bound| match bound.resource {
+                Resource::Tensor(operand) if operand.is_weight() => Some((true, "weights")),
                 Resource::Tensor(operand) => Some((false, operand.name())),
-                Resource::Weights(_) => Some((true, "weights")),
                 _ => None,
             });
         // Weights stand last, though they are bound before the tensors.
@@ -770,6 +792,36 @@ fn combinations_take_these_dispatches() {
 }
 
 /// A rotation in place is what it is without all of this.
+/// Weights are bound together, but only as far as a binding reaches.
+#[test]
+fn weights_that_are_far_apart_take_two_dispatches() {
+    let norm = Norm::rms(1e-6, NormWeight::Scale(F32));
+    let spec = with_key().with_query_norm(norm).with_key_norm(norm);
+    let dispatches = |apart: u64| {
+        let given = places([
+            (Operand::Query, 0, 0),
+            (Operand::Key, 1, 0),
+            (Operand::QueryWeight, 2, 256),
+            (Operand::KeyWeight, 2, 256 + apart),
+        ]);
+        plan(&spec).dispatches(given).unwrap()
+    };
+    let most = Limits::default().max_storage_buffer_binding_size;
+    for (apart, expected) in [
+        (512, vec![256..256 + 1024]),
+        // 256 of them are before the first.
+        (most - 512, vec![256..256 + most]),
+        (most - 256, vec![256..768, most..most + 512]),
+        (2 * most, vec![256..768, 256 + 2 * most..768 + 2 * most]),
+    ] {
+        let bound: Vec<_> = dispatches(apart)
+            .iter()
+            .map(|planned| planned.bindings[2].bytes.clone())
+            .collect();
+        assert_eq!(bound, expected, "{apart}");
+    }
+}
+
 #[test]
 fn plain_rotations_have_no_part_in_it() {
     for spec in [spec(), with_key(), with_key().with_rows(Rows::PerToken)] {
@@ -793,12 +845,10 @@ fn plain_rotations_have_no_part_in_it() {
                 "quads_one"
             }
         );
-        let storage = planned.bindings.iter().filter(|bound| {
-            matches!(
-                bound.resource,
-                Resource::Rows | Resource::Query | Resource::Key
-            )
-        });
+        let storage = planned
+            .bindings
+            .iter()
+            .filter(|bound| matches!(bound.resource, Resource::Rows | Resource::Tensor(_)));
         assert!(storage.count() <= 3);
         assert!(planned.bindings.len() <= 4);
         assert_eq!(spec.slots_needed(), 0);
@@ -825,7 +875,7 @@ fn slots_and_scales_have_places_in_the_table() {
             (Operand::Key, 1, 0),
             (Operand::KeyTo, 2, 0),
         ]),
-        "query scales by row: is planned and must have a place, got none",
+        "query factors by row: is planned and must have a place, got none",
     );
     let given = places([
         (Operand::Query, 0, 0),
@@ -843,5 +893,8 @@ fn slots_and_scales_have_places_in_the_table() {
         u64::from(planned.uniform[key_to + 4]) * 4,
         table.slots_start()
     );
-    assert_eq!(u64::from(planned.uniform[72 + 7]) * 4, table.scales_start());
+    assert_eq!(
+        u64::from(planned.uniform[72 + 7]) * 4,
+        table.factors_start()
+    );
 }

@@ -9,9 +9,9 @@
 )]
 
 use wgpu_rope::{
-    Angles, AxisOrder, ElementType, Frequencies, HeadLayout, Limits, Pair, Pairing, Placement,
-    PlannedDispatch, PositionSource, Resource, RopeConfig, RopeError, RopePlan, RotateSpec, Rows,
-    Scaling, TablePlan, TableSpec,
+    Angles, AxisOrder, ElementType, Frequencies, HeadLayout, Limits, Operand, Pair, Pairing,
+    Placement, PlannedDispatch, PositionSource, Resource, RopeConfig, RopeError, RopePlan,
+    RotateSpec, Rows, Scaling, TablePlan, TableSpec,
 };
 
 fn config_fault(config: RopeConfig) -> String {
@@ -339,8 +339,8 @@ fn a_llama_layer_is_one_dispatch_over_all_of_it() {
         [
             (0, Resource::Uniform, 0..80),
             (1, Resource::Rows, 0..4096 * 64 * 8),
-            (2, Resource::Query, 0..4096 * 32 * 128 * 4),
-            (3, Resource::Key, 0..4096 * 8 * 128 * 4),
+            (2, Resource::Tensor(Operand::Query), 0..4096 * 32 * 128 * 4),
+            (3, Resource::Tensor(Operand::Key), 0..4096 * 8 * 128 * 4),
         ]
     );
     assert_eq!(planned.uniform_bytes().len(), 80);
@@ -607,8 +607,8 @@ fn a_window_is_a_workgroup_of_its_own() {
             [
                 Resource::Uniform,
                 Resource::Rows,
-                Resource::Query,
-                Resource::Key
+                Resource::Tensor(Operand::Query),
+                Resource::Tensor(Operand::Key)
             ]
         );
         // First element and strides in elements, from the binding on.
@@ -923,7 +923,10 @@ fn absurd_sizes_are_errors_or_plans_that_hold() {
         of.map(|planned| u64::from(planned.uniform[13])).sum()
     };
     assert_eq!(
-        (heads(Resource::Query), heads(Resource::Key)),
+        (
+            heads(Resource::Tensor(Operand::Query)),
+            heads(Resource::Tensor(Operand::Key))
+        ),
         (u32::MAX.into(), u32::MAX.into())
     );
     // A token stride of 2^31 elements: no index of a dispatch may wrap, so each token has its own.
@@ -955,15 +958,49 @@ fn absurd_sizes_are_errors_or_plans_that_hold() {
         })
     ));
     // Limits that no device has.
-    let odd = Limits {
-        min_storage_buffer_offset_alignment: 24,
-        ..Limits::default()
-    };
     let spec = RotateSpec::new(&two, 1, 1, HeadLayout::bshd(1, 1, 2), ElementType::F32);
-    assert_eq!(
-        RopePlan::new(&spec, &odd).unwrap_err().to_string(),
-        "limits: min_storage_buffer_offset_alignment must be a power of two, got 24"
-    );
+    for alignment in [0, 24, 512] {
+        let odd = Limits {
+            min_storage_buffer_offset_alignment: alignment,
+            ..Limits::default()
+        };
+        assert_eq!(
+            RopePlan::new(&spec, &odd).unwrap_err().to_string(),
+            format!(
+                "limits: min_storage_buffer_offset_alignment must be a power of two up to 256, got {alignment}"
+            )
+        );
+    }
+    // Pairs that are turned: some, and no more than there are; the fewest that were said, in whichever order.
+    for pairs in [0, 2] {
+        assert_eq!(
+            spec.clone()
+                .with_rotated_pairs(pairs)
+                .validate()
+                .unwrap_err()
+                .to_string(),
+            format!("rotated pairs: must be from 1 to 1, got {pairs}")
+        );
+    }
+    let eight = RopeConfig::new(16);
+    let spec = RotateSpec::new(&eight, 1, 1, HeadLayout::bshd(1, 1, 16), ElementType::F32);
+    let pair = |k| Pair {
+        inv_freq: if k < 5 { 1.0 } else { 0.0 },
+        axis: 0,
+    };
+    let frequencies = Frequencies::from_pairs((0..8).map(pair), 1.0).unwrap();
+    for (said, turned) in [(3, 3), (7, 5)] {
+        let one = spec
+            .clone()
+            .with_rotated_pairs(said)
+            .with_frequencies(&frequencies);
+        let other = spec
+            .clone()
+            .with_frequencies(&frequencies)
+            .with_rotated_pairs(said);
+        assert_eq!(one, other);
+        assert_eq!(one.rotated_pairs(), turned);
+    }
     let nothing = Limits {
         max_storage_buffer_binding_size: 0,
         min_storage_buffer_offset_alignment: 1,

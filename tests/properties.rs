@@ -219,13 +219,6 @@ fn valid() -> impl Strategy<Value = Valid> {
         )
 }
 
-/// How many pairs turn, as the debug form of a specification says: there is no other way to ask.
-fn rotated(spec: &RotateSpec) -> u32 {
-    let text = format!("{spec:?}");
-    let (_, behind) = text.split_once("Idle { rotated: ").unwrap();
-    behind.split(',').next().unwrap().parse().unwrap()
-}
-
 /// What may be wrong with a rotation.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
@@ -360,7 +353,7 @@ proptest! {
         let plan = RopePlan::new(&spec, &limits).unwrap();
         let dispatches = plan.dispatches(placement).unwrap();
         rotation::check(&plan, placement, &dispatches);
-        let expected = rotation::expected(&spec, rotated(&spec), placement);
+        let expected = rotation::expected(&spec, spec.rotated_pairs(), placement);
         prop_assert_eq!(rotation::written(&dispatches), expected);
     }
 

@@ -138,6 +138,47 @@ fn pairs_that_do_not_turn_are_left_alone() {
     }
 }
 
+/// ggml's frequency factors may be infinite, at the end and before it: those pairs keep every bit, whatever stands beside them.
+#[test]
+fn pairs_of_infinite_factors_are_left_alone() {
+    let inf = f64::INFINITY;
+    for factors in [[1.0, 2.0, inf, inf], [inf, 2.0, inf, 3.0], [inf; 4]] {
+        let config = RopeConfig::new(8).with_scaling(Scaling::FrequencyFactors(factors.to_vec()));
+        let layout = HeadLayout::bshd(2, 1, 8);
+        let spec = RotateSpec::new(&config, 1, 2, layout, ElementType::F32);
+        let table = TableSpec::new(&Frequencies::new(&config).unwrap());
+        let mut head = [
+            -0.0_f32,
+            f32::INFINITY,
+            -0.0,
+            f32::INFINITY,
+            f32::INFINITY,
+            -0.0,
+            7.0,
+            -0.0,
+        ];
+        for (pair, factor) in factors.into_iter().enumerate() {
+            if factor != inf {
+                // Turned by up to 1 rad it stays.
+                (head[pair], head[pair + 4]) = (0.0, 0.0);
+            }
+        }
+        let heads = head.repeat(2);
+        let bits = |values: &[f32]| -> Vec<u32> { values.iter().map(|x| x.to_bits()).collect() };
+        let mut twin = heads.clone();
+        let rows = reference::table(&table, (&[0, 1]).into()).unwrap();
+        reference::rotate(&spec, &rows, &mut twin, None).unwrap();
+        assert_eq!(bits(&twin), bits(&heads), "{factors:?}");
+        for context in &*CONTEXTS {
+            let mut made = heads.clone();
+            context
+                .rotate_blocking(&spec, &table, (&[0, 1]).into(), &mut made, None)
+                .unwrap();
+            assert_eq!(bits(&made), bits(&heads), "{} {factors:?}", name(context));
+        }
+    }
+}
+
 #[test]
 fn layouts_batches_and_head_counts() {
     let config = RopeConfig::new(64);

@@ -15,7 +15,7 @@ mod common;
 use common::{CONTEXTS, NO_USAGE, WholeTable, contexts_with, name, row_bits, whole_table};
 use wgpu_rope::reference::SlotLists;
 use wgpu_rope::{
-    Angles, AxisOrder, CacheLayout, CosSinTable, Direction, ElementType, Frequencies, GpuContext,
+    Angles, AxisOrder, CosSinLayout, CosSinTable, Direction, ElementType, Frequencies, GpuContext,
     Limits, Pages, Pair, Positions, QueryScale, RopeConfig, SlotFill, SlotPositionSource,
     SlotPositions, SlotRanges, SlotRule, SlotSource, Slots, TablePlan, TableSpec, reference,
 };
@@ -483,14 +483,18 @@ fn fewer_tokens_than_planned_leave_the_others_and_are_counted_alone() {
         whole.skipped = 3;
         assert_eq!(whole_table(context, &table), whole, "{}", name(context));
         assert_eq!(table.filled_slots(), 41);
-        assert!(table.has_slots(3, 70, 41) && table.has_slots(2, 70, 40));
-        assert!(table.has_slots(1, 99, 41) && table.has_slots(0, 1, 1));
-        assert!(!table.has_slots(3, 70, 42) && !table.has_slots(4, 70, 1));
-        assert!(!table.has_slots(2, 41, 41) && !table.has_slots(1, 41, 42));
+        assert!(table.has_slots(0, 3, 70, 41) && table.has_slots(0, 2, 70, 40));
+        assert!(table.has_slots(0, 1, 99, 41) && table.has_slots(0, 0, 1, 1));
+        assert!(!table.has_slots(0, 3, 70, 42) && !table.has_slots(0, 4, 70, 1));
+        assert!(!table.has_slots(0, 2, 41, 41) && !table.has_slots(0, 1, 41, 42));
+        // A list may begin anywhere, as long as no slot of it is in a gap.
+        assert!(table.has_slots(5, 1, 70, 36) && !table.has_slots(5, 1, 70, 37));
+        assert!(table.has_slots(75, 2, 70, 36) && !table.has_slots(75, 3, 70, 1));
+        assert!(!table.has_slots(41, 1, 70, 1) && table.has_slots(41, 1, 70, 0));
         // Without a gap, entries are one list of tokens.
         context.run(|pass| first.record(pass, 70)).unwrap();
-        assert!(table.has_slots(210, 1, 1) && table.has_slots(1, 5, 210));
-        assert!(table.has_slots(2, 105, 105) && !table.has_slots(2, 105, 106));
+        assert!(table.has_slots(0, 210, 1, 1) && table.has_slots(0, 1, 5, 210));
+        assert!(table.has_slots(0, 2, 105, 105) && !table.has_slots(0, 2, 105, 106));
     }
 }
 
@@ -564,7 +568,7 @@ fn a_ragged_batch_of_more_tokens_than_a_grid_has_workgroups() {
 /// One pass fills rows, slots and scales; what is counted for one is not counted for the other.
 #[test]
 fn rows_and_slots_leave_each_other_alone() {
-    let layout = CacheLayout {
+    let layout = CosSinLayout {
         positions: 5,
         columns: 3,
         pairs: 3,
@@ -572,14 +576,14 @@ fn rows_and_slots_leave_each_other_alone() {
     };
     let values: Vec<f32> = (0..15_u8).map(f32::from).collect();
     let ids = [4, 5, -1, 0, i32::MAX, 2];
-    let spec = TableSpec::cached(layout).with_slots(6);
-    let known = reference::cached_table(&spec, &values, &values, &[4]).unwrap();
+    let spec = TableSpec::from_cos_sin(layout).with_slots(6);
+    let known = reference::table_from_cos_sin(&spec, &values, &values, &[4]).unwrap();
     for context in &*CONTEXTS {
         let table = context.kernel().table(&spec, 6).unwrap();
         let values = context.upload(&values, NO_USAGE).unwrap();
         let ids = context.upload(&ids, NO_USAGE).unwrap();
         let rows = table
-            .bind_cache(
+            .bind_cos_sin(
                 values.slice(..),
                 values.slice(..),
                 Positions::Ids(ids.slice(..)),
@@ -775,14 +779,14 @@ fn scales_are_refused_by_name() {
         fault(scale.times(1e39)),
         "query scale: values must be finite in f32, got 1000000000000000000000000000000000000000"
     );
-    let layout = CacheLayout {
+    let layout = CosSinLayout {
         positions: 5,
         columns: 3,
         pairs: 3,
         element: ElementType::F32,
     };
     let limits = Limits::default();
-    let cached = TableSpec::cached(layout).with_query_scale(scale.clone());
+    let cached = TableSpec::from_cos_sin(layout).with_query_scale(scale.clone());
     assert_eq!(
         fault(TablePlan::new(&cached, 4, &limits)),
         "table: must be made from frequencies for a query scale, got a cache"
@@ -793,7 +797,7 @@ fn scales_are_refused_by_name() {
     let coordinates = wgpu_rope::PositionSource::Coordinates(AxisOrder::Last);
     assert_eq!(
         fault(plan.fill(coordinates, 0..16, [0; 2])),
-        "positions: coordinates have no query scale, got a table with one"
+        "table: must be without a query scale for coordinates, got one with it"
     );
     let of_rows = wgpu_rope::RowPositions::Coordinates(&[1.0], AxisOrder::Last);
     assert_eq!(
@@ -1155,7 +1159,7 @@ fn indices_of_any_plan_stay_inside() {
             let (last_entry, last_token) = (u(0) - 1, u(2) - 1);
             assert!(u(2) <= u(1));
             let last_slot = u(4) + last_entry * u(1) + last_token;
-            assert!(u(4) * 4 == plan.slots_start() && last_slot * 4 < plan.scales_start());
+            assert!(u(4) * 4 == plan.slots_start() && last_slot * 4 < plan.factors_start());
             assert_eq!(u(5) * 4, plan.row_bytes() + 4);
             if size[3] > 0 {
                 let last = u(6) + last_entry * u(7) + last_token * u(8);
@@ -1293,7 +1297,7 @@ fn what_cannot_be_bound_is_refused_by_name() {
             "tokens: must not exceed the 4 that are planned and the 3 that the lists serve, got 4"
         );
         assert_eq!(table.filled_slots(), 0);
-        assert!(!table.has_slots(1, 1, 1));
+        assert!(!table.has_slots(0, 1, 1, 1));
         assert_eq!(whole_table(context, &table), whole);
     }
 }

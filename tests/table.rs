@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::{CONTEXTS, NO_USAGE, contexts_with, name, row_bits, table_words};
 use wgpu_rope::{
-    CacheLayout, CosSinTable, Direction, ElementType, Frequencies, GpuContext, Pair, Positions,
+    CosSinLayout, CosSinTable, Direction, ElementType, Frequencies, GpuContext, Pair, Positions,
     QueryScale, RopeConfig, RopeError, RopeKernel, TableSpec, reference,
 };
 
@@ -408,13 +408,13 @@ fn limits_can_be_asked_for_before_there_is_a_device() {
     let scale = QueryScale::from_values(vec![1.0], 1, 0).unwrap();
     let with_both = table.clone().with_slots(5).with_query_scale(scale);
     large(&with_both, (520 << 20) + 16 + 32);
-    let cache = CacheLayout {
+    let cache = CosSinLayout {
         positions: 1 << 20,
         columns: 200,
         pairs: 2,
         element: ElementType::F32,
     };
-    large(&TableSpec::cached(cache), 800 << 20);
+    large(&TableSpec::from_cos_sin(cache), 800 << 20);
     assert!(RopeKernel::required_features().is_empty());
     for context in contexts_with(|limits| {
         *limits = RopeKernel::required_limits(&table, 4096).or_worse_values_from(limits);

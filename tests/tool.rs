@@ -423,7 +423,7 @@ fn pairs_and_caches_come_from_the_input() {
     let cached = [cached[0], cached[1], cached[2], ("position_ids", &outside)];
     assert_eq!(
         folder.fault(&cached, None, &["--cos-sin"]),
-        "table: positions must be within the cache's 80, got 80"
+        "table: positions must be within the 80 of cos and sin, got 80"
     );
 }
 

@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use wgpu_rope::{
-    Angles, AxisOrder, CacheLayout, ElementType, Frequencies, HeadLayout, LAYER_WGSL, Limits, Norm,
-    NormWeight, Operand, Pages, Pair, Pairing, Place, Placement, Places, PlannedDispatch,
+    Angles, AxisOrder, CosSinLayout, ElementType, Frequencies, HeadLayout, LAYER_WGSL, Limits,
+    Norm, NormWeight, Operand, Pages, Pair, Pairing, Place, Placement, Places, PlannedDispatch,
     PositionSource, QueryFactor, QueryScale, ROTATE_WGSL, Resource, RopeConfig, RopePlan,
     RotateSpec, Rows, SlotPositionSource, SlotRanges, SlotRule, SlotSource, Storage, TABLE_WGSL,
     TablePlan, TableSpec, TensorView,
@@ -328,13 +328,13 @@ fn uniform_words_stand_where_the_shader_reads_them() {
         assert_eq!(named(TABLE_WGSL, &listed(order)[2]), expected);
     }
 
-    let cache = CacheLayout {
+    let cache = CosSinLayout {
         positions: 40,
         columns: 7,
         pairs: 5,
         element: ElementType::Bf16,
     };
-    let plan = TablePlan::new(&TableSpec::cached(cache), 30, &Limits::default()).unwrap();
+    let plan = TablePlan::new(&TableSpec::from_cos_sin(cache), 30, &Limits::default()).unwrap();
     let copied = plan
         .fill(PositionSource::From(25), 0..0, [260, 520])
         .unwrap();
@@ -491,13 +491,13 @@ fn a_query_scale_stands_behind_the_pairs() {
         let with = spec.with_query_scale(scale.clone());
         let with = TablePlan::new(&with, 11, &Limits::default()).unwrap();
         assert_eq!(with.slots_start(), 11 * 32 + 16);
-        assert_eq!(with.scales_start(), with.slots_start() + 16);
-        assert_eq!(with.bytes(), with.scales_start() + 96);
-        assert_eq!(without.bytes(), with.scales_start());
+        assert_eq!(with.factors_start(), with.slots_start() + 16);
+        assert_eq!(with.bytes(), with.factors_start() + 96);
+        assert_eq!(without.bytes(), with.factors_start());
         let (pairs, scale) = with.pairs().split_at(without.pairs().len());
         assert_eq!(pairs, without.pairs());
         let bits = [1.0_f32, 2.0, -0.5, 4.0, 8.0].map(f32::to_bits);
-        let place = u32::try_from(with.scales_start() / 8).unwrap();
+        let place = u32::try_from(with.factors_start() / 8).unwrap();
         let head = [7, (-9_i32).cast_unsigned(), 4, place];
         assert_eq!(scale, [&head[..], &bits, &[0; 3]].concat());
         let fill =
@@ -536,13 +536,13 @@ fn element_types_have_the_numbers_of_the_shaders() {
             element(&plan.dispatches(Placement::default()).unwrap()[0]),
             number
         );
-        let cache = CacheLayout {
+        let cache = CosSinLayout {
             positions: 1,
             columns: 4,
             pairs: 4,
             element: ty,
         };
-        let plan = TablePlan::new(&TableSpec::cached(cache), 1, &Limits::default()).unwrap();
+        let plan = TablePlan::new(&TableSpec::from_cos_sin(cache), 1, &Limits::default()).unwrap();
         let fill = plan.fill(PositionSource::From(0), 0..0, [0; 2]).unwrap();
         assert_eq!(element(&fill[0]), number);
     }
@@ -560,7 +560,7 @@ fn tables_are_planned_as_the_shader_is_written() {
         planned.clone()
     };
     let exact = TableSpec::new(&frequencies);
-    let cached = TableSpec::cached(CacheLayout {
+    let cached = TableSpec::from_cos_sin(CosSinLayout {
         positions: 20,
         columns: 64,
         pairs: 64,
@@ -910,7 +910,7 @@ fn words_of_layers_stand_where_the_shader_reads_them() {
         stream(2, 0, 0.0, 96, false),
         // The row, the ways to others, the words of one.
         vec![0, 9, 1, 32],
-        vec![9, 2, 9, u32::try_from(table.scales_start() / 4).unwrap()],
+        vec![9, 2, 9, u32::try_from(table.factors_start() / 4).unwrap()],
         vec![3.5_f32.to_bits(), 0, 0, 0],
     ]
     .concat();

@@ -250,7 +250,7 @@ impl<'a> Job<'a> {
                 if config.reversed() {
                     return Err("--cos-sin: a config that turns the other way has no say in given cos and sin".into());
                 }
-                let table = TableSpec::cached(cache.layout(config.rotary_dim() / 2)?);
+                let table = TableSpec::from_cos_sin(cache.layout(config.rotary_dim() / 2)?);
                 Self::new(args, config, table, rows, heads, Some(cache), None)
             }
         }
@@ -410,7 +410,7 @@ impl<T: Element> WithValues for Cached<'_, '_, T> {
     fn run<C: Element>(self, cos: &[C], sin: &[C]) -> Self::Output {
         let Job { spec, table, .. } = self.job;
         match self.context {
-            Some(context) => pollster::block_on(context.rotate_cached(
+            Some(context) => pollster::block_on(context.rotate_with_cos_sin(
                 spec,
                 table,
                 cos,
@@ -420,7 +420,7 @@ impl<T: Element> WithValues for Cached<'_, '_, T> {
                 None,
             ))?,
             None => {
-                let rows = reference::cached_table(table, cos, sin, self.ids)?;
+                let rows = reference::table_from_cos_sin(table, cos, sin, self.ids)?;
                 reference::rotate(spec, &rows, self.elements, None)?;
             }
         }

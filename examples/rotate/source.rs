@@ -6,7 +6,7 @@ use safetensors::SafeTensors;
 use wgpu_rope::config::{LayerRope, ModelRope, gguf, huggingface};
 use wgpu_rope::positions::GridPositions;
 use wgpu_rope::{
-    CacheLayout, Element, ElementType, Frequencies, Pair, Pairing, RopeConfig, Scaling,
+    CosSinLayout, Element, ElementType, Frequencies, Pair, Pairing, RopeConfig, Scaling,
 };
 
 use crate::Failure;
@@ -66,11 +66,11 @@ pub enum CacheValues {
 }
 
 impl Cache {
-    pub fn layout(&self, pairs: u32) -> Result<CacheLayout, Failure> {
+    pub fn layout(&self, pairs: u32) -> Result<CosSinLayout, Failure> {
         let small = |value: usize| {
             u32::try_from(value).map_err(|_| Failure::from("cos_cache: is too large"))
         };
-        Ok(CacheLayout {
+        Ok(CosSinLayout {
             positions: small(self.rows)?,
             columns: small(self.columns)?,
             pairs,

@@ -1,22 +1,24 @@
 //! A layer's dispatch: streams from sources to destinations, their buffers shared out among the bindings of `shaders/layer.wgsl`.
 
+mod constants;
+
 use std::ops::Range;
 
-use super::rotate::{BUSY, Place, Places, RopePlan, VECTOR, count, divisor};
-use super::stream::{
-    Norm, Operand, QueryFactor, STREAMS, Storage, Stream, StreamOperands, TensorView,
-};
-use super::{PlannedBinding, PlannedDispatch, Resource, check_dispatches};
+use constants::{CONSTANTS, StreamConstants};
+
+use super::norm::{Norm, PAIR, QueryFactor};
+use super::operand::{Operand, STREAMS, StreamOperands};
+use super::places::{Place, Places};
+use super::rotate::{BUSY, RopePlan, VECTOR, count, divisor};
+use super::stream::Stream;
+use super::view::{Storage, TensorView};
+use super::{Module, PlannedBinding, PlannedDispatch, Resource, check_dispatches};
 use crate::error::{Result, RopeError};
 use crate::layout::{ElementType, HeadLayout};
 
 /// Bindings of tensors, and the number of the first.
 const TENSORS: usize = 6;
 const FIRST_TENSOR: u32 = 3;
-
-/// Channels of a pair of octets, and of an octet.
-const PAIR: u32 = 16;
-const OCTET: u32 = 8;
 
 /// How invocations take hold of heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,11 +165,15 @@ impl<'a> Layer<'a> {
                 weight,
             });
         }
-        if plan.spec.slots_needed() > 0 {
-            places.get(Operand::Slots)?;
-        }
-        if plan.spec.factor == QueryFactor::PerRow {
-            places.get(Operand::Scales)?;
+        let of_table = [
+            (Operand::Slots, u64::from(plan.spec.slots_needed()) * 4),
+            (Operand::RowFactors, plan.spec.factors_needed() * 8),
+        ];
+        for (operand, bytes) in of_table.into_iter().filter(|(_, bytes)| *bytes > 0) {
+            let end = places.get(operand)?.offset.checked_add(bytes);
+            // As far as words of a binding are counted.
+            end.filter(|end| u32::try_from(end / 4).is_ok())
+                .ok_or_else(|| RopeError::overflow(operand.name(), "must fit u32"))?;
         }
         let layer = Self {
             plan,
@@ -249,7 +255,7 @@ impl<'a> Layer<'a> {
             .unwrap_or_else(|| all.into_iter().map(|placed| vec![placed]).collect())
     }
 
-    /// Whether streams have few enough buffers, norms of one kind, and their weights in one buffer.
+    /// Whether streams have few enough buffers, norms of one kind, and their weights in one buffer and near enough for a binding.
     fn fits(&self, group: &[&Placed], whole: &Window) -> bool {
         let norms = || group.iter().filter_map(|placed| placed.stream.norm);
         let same = |a: Norm, b: Norm| a.over_all_heads == b.over_all_heads;
@@ -262,6 +268,7 @@ impl<'a> Layer<'a> {
             .collect();
         norms().zip(norms().skip(1)).all(|(a, b)| same(a, b))
             && weights.windows(2).all(|pair| pair[0] == pair[1])
+            && self.weight_bytes(group).is_ok()
             && self.bindings(group, whole).is_some()
     }
 
@@ -281,12 +288,12 @@ impl<'a> Layer<'a> {
         ) + reach;
         // That these fit has been checked with the operands.
         let bytes = |channels| end.view.storage.bytes(channels).unwrap_or(u64::MAX);
-        let alignment = self.plan.limits.alignment();
         let bound = |operand, place: Place, bytes: Range<u64>| Bound {
             operand,
             buffer: place.buffer,
-            bytes: (place.offset + bytes.start) / alignment * alignment
-                ..(place.offset + bytes.end).next_multiple_of(4),
+            bytes: self.plan.limits.aligned(
+                place.offset + bytes.start..(place.offset + bytes.end).next_multiple_of(4),
+            ),
         };
         let mut all = vec![bound(end.operand, end.place, bytes(first)..bytes(last))];
         if let Some((operand, place)) = end.scales {
@@ -577,7 +584,11 @@ impl<'a> Layer<'a> {
         let (row_batch, row_token) = spec.rows.strides(spec.tokens);
         let first_row = spec.row(window.batch.start, window.tokens.start);
         let row_words = (spec.config.rotary_dim() / 2).next_multiple_of(2) * 2;
-        let scales = self.places.get(Operand::Scales).unwrap_or_default().offset;
+        let scales = self
+            .places
+            .get(Operand::RowFactors)
+            .unwrap_or_default()
+            .offset;
         let factor = match spec.factor {
             QueryFactor::Constant(factor) => factor,
             _ => 1.0,
@@ -590,7 +601,7 @@ impl<'a> Layer<'a> {
             count(&window.tokens),
             count(&window.batch),
             spec.tokens,
-            word(scales / 4, Operand::Scales)?,
+            word(scales / 4, Operand::RowFactors)?,
             factor.to_bits(),
             0,
             0,
@@ -599,30 +610,31 @@ impl<'a> Layer<'a> {
         constants.extend(self.constants(group, path, workgroup, &shapes));
         self.check_memory(path, &constants)?;
         let mut bindings = vec![
-            PlannedBinding::new(0, Resource::Uniform, 0..words.len() as u64 * 4),
-            PlannedBinding::new(1, Resource::Rows, 0..self.table_bytes()?),
+            PlannedBinding::uniform(words.len()),
+            PlannedBinding::read(1, Resource::Rows, 0..self.table_bytes()?),
             match group.iter().find(|placed| placed.weight.is_some()) {
                 Some(placed) => {
-                    PlannedBinding::new(2, Resource::Weights(placed.names.weight), weights)
+                    PlannedBinding::read(2, Resource::Tensor(placed.names.weight), weights)
                 }
                 // Any buffer that is only read.
-                None => PlannedBinding::new(2, Resource::Rows, 0..16),
+                None => PlannedBinding::read(2, Resource::Rows, 0..16),
             },
         ];
         for (n, binding) in (0..TENSORS).zip(FIRST_TENSOR..) {
             bindings.push(match bound.get(n) {
-                Some(bound) => PlannedBinding::new(
+                Some(bound) => PlannedBinding::write(
                     binding,
                     Resource::Tensor(bound.operand),
                     bound.bytes.clone(),
                 ),
                 None => {
                     let at = n as u64 * limits.alignment();
-                    PlannedBinding::new(binding, Resource::Unused, at..at + 16)
+                    PlannedBinding::write(binding, Resource::Unused, at..at + 16)
                 }
             });
         }
         Ok(PlannedDispatch {
+            module: Module::Layer,
             entry_point: match path {
                 Path::Octets => "octets",
                 Path::Channels => "channels",
@@ -643,8 +655,7 @@ impl<'a> Layer<'a> {
         let Some(bytes) = ends.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)) else {
             return Ok(0..0);
         };
-        let alignment = self.plan.limits.alignment();
-        let bytes = bytes.start / alignment * alignment..bytes.end;
+        let bytes = self.plan.limits.aligned(bytes);
         let operand = "weights of norms";
         self.plan
             .limits
@@ -666,9 +677,13 @@ impl<'a> Layer<'a> {
             let start = self.places.get(Operand::Slots).unwrap_or_default().offset;
             end = end.max(start + u64::from(spec.slots_needed()) * 4);
         }
-        if spec.factor == QueryFactor::PerRow {
-            let start = self.places.get(Operand::Scales).unwrap_or_default().offset;
-            end = end.max(start + spec.rows_needed(spec.tokens) * 8);
+        if spec.factors_needed() > 0 {
+            let start = self
+                .places
+                .get(Operand::RowFactors)
+                .unwrap_or_default()
+                .offset;
+            end = end.max(start + spec.factors_needed() * 8);
         }
         let end = end.next_multiple_of(16);
         self.plan.limits.check_binding("table", end)?;
@@ -725,7 +740,7 @@ impl<'a> Layer<'a> {
             let skipped = u64::from(window.batch.start) * u64::from(spec.tokens)
                 + u64::from(window.tokens.start);
             slots = word(
-                start + u64::from(pages.first_slot) + skipped,
+                start + u64::from(end.view.first_slot) + skipped,
                 Operand::Slots,
             )?;
             (slot_count, page_size) = (pages.slots(), pages.page_size);
@@ -805,13 +820,13 @@ impl<'a> Layer<'a> {
             (
                 "PAIRS",
                 if spec.is_rotated {
-                    spec.idle.rotated
+                    spec.rotated_pairs()
                 } else {
                     1
                 }
                 .into(),
             ),
-            ("KEEP", flag(spec.is_rotated && spec.idle.within)),
+            ("KEEP", flag(spec.is_rotated && spec.identity_keeps())),
             ("INTERLEAVED", flag(pairing.reads_interleaved())),
             ("WRITES_INTERLEAVED", flag(pairing.writes_interleaved())),
             ("PAIRED", flag(spec.is_paired())),
@@ -889,122 +904,3 @@ impl Default for Shape {
 
 /// Words of a stream in the uniform buffer.
 const STREAM_WORDS: usize = 24;
-
-/// Values of a stream's override constants, source before destination.
-#[derive(Debug, Default)]
-struct StreamConstants {
-    dim: u32,
-    binding: [u32; 2],
-    storage: [f64; 2],
-    scales: [u32; 2],
-    slots: [bool; 2],
-    lanes: u32,
-    rounds: u32,
-    norm: f64,
-    adds: bool,
-}
-
-/// Names of a stream's override constants.
-struct Names {
-    dim: &'static str,
-    binding: [&'static str; 2],
-    storage: [&'static str; 2],
-    scales: [&'static str; 2],
-    slots: [&'static str; 2],
-    lanes: &'static str,
-    rounds: &'static str,
-    norm: &'static str,
-    adds: &'static str,
-}
-
-macro_rules! names {
-    ($stream:literal) => {
-        Names {
-            dim: concat!($stream, "_DIM"),
-            binding: [concat!($stream, "_FROM"), concat!($stream, "_TO")],
-            storage: [concat!($stream, "_FROM_TYPE"), concat!($stream, "_TO_TYPE")],
-            scales: [
-                concat!($stream, "_FROM_SCALES"),
-                concat!($stream, "_TO_SCALES"),
-            ],
-            slots: [
-                concat!($stream, "_FROM_SLOTS"),
-                concat!($stream, "_TO_SLOTS"),
-            ],
-            lanes: concat!($stream, "_LANES"),
-            rounds: concat!($stream, "_ROUNDS"),
-            norm: concat!($stream, "_NORM"),
-            adds: concat!($stream, "_ADDS"),
-        }
-    };
-}
-
-const CONSTANTS: [Names; 3] = [names!("QUERY"), names!("KEY"), names!("VALUE")];
-
-impl Names {
-    fn of(&self, values: &StreamConstants) -> Vec<(&'static str, f64)> {
-        // What a stream that is not there does not do is the same for all plans, so that pipelines are shared.
-        let least = |value: u32| f64::from(value.max(1));
-        let mut all = vec![
-            (self.dim, values.dim.into()),
-            (self.lanes, least(values.lanes)),
-            (self.rounds, least(values.rounds)),
-            (self.norm, values.norm),
-            (self.adds, f64::from(u8::from(values.adds))),
-        ];
-        for n in [0, 1] {
-            all.extend([
-                (self.binding[n], values.binding[n].into()),
-                (self.storage[n], values.storage[n]),
-                (self.scales[n], values.scales[n].into()),
-                (self.slots[n], f64::from(u8::from(values.slots[n]))),
-            ]);
-        }
-        all
-    }
-}
-
-impl super::RotateSpec {
-    /// Whether heads are whole pairs of octets, and so is the rotary window in them: sums of squares are then made of octets whose channels are
-    /// rotated with each other.
-    pub(crate) fn is_paired(&self) -> bool {
-        let config = &self.config;
-        let block = config.rotary_dim() / 2 / config.pairing().blocks();
-        config.head_dim().is_multiple_of(PAIR)
-            && (!self.is_rotated
-                || (config.rotary_dim().is_multiple_of(PAIR)
-                    && config.rotary_offset().is_multiple_of(OCTET)
-                    && block.is_multiple_of(OCTET)))
-    }
-
-    /// The channels of the two octets of each pair of a head, whose sums are added first. Octets behind the head are all 0.
-    pub(crate) fn octet_pairs(&self, stream: usize, head_dim: u32) -> Vec<[u32; 2]> {
-        let count = head_dim.div_ceil(PAIR);
-        if stream == 2 || !self.is_rotated || !self.is_paired() {
-            return (0..count)
-                .map(|n| [2 * n * OCTET, (2 * n + 1) * OCTET])
-                .collect();
-        }
-        let config = &self.config;
-        let turning = config.rotary_dim() / PAIR;
-        let before = config.rotary_offset() / OCTET;
-        let block = if config.pairing().reads_interleaved() {
-            turning
-        } else {
-            config.rotary_dim() / 2 / config.pairing().blocks() / OCTET
-        };
-        let window = before..before + 2 * turning;
-        let mut rest = (0..head_dim / OCTET).filter(|octet| !window.contains(octet));
-        (0..count)
-            .map(|n| {
-                if n < turning {
-                    let first = before + n + n / block * block;
-                    [first * OCTET, (first + block) * OCTET]
-                } else {
-                    let behind = head_dim;
-                    [(); 2].map(|()| rest.next().map_or(behind, |octet| octet * OCTET))
-                }
-            })
-            .collect()
-    }
-}

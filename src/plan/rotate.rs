@@ -2,99 +2,14 @@
 
 use std::ops::Range;
 
+use super::operand::Operand;
+use super::places::{Place, Places};
 use super::spec::{MAX_HEADS_AT_ONCE, MAX_HEADS_PER_INVOCATION, RotateSpec, Side};
-use super::stream::{Operand, TensorView};
-use super::{Limits, PlannedBinding, PlannedDispatch, Resource, TablePlan, check_dispatches};
+use super::view::TensorView;
+use super::{Limits, Module, PlannedBinding, PlannedDispatch, Resource, check_dispatches};
 use crate::config::Pairing;
 use crate::error::{Result, RopeError};
 use crate::layout::ElementType;
-
-/// Where query and key of a rotation in place are: byte offsets of their origins in their buffers (a layout's own offset comes on top). It is
-/// a short way to write [`Places`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Placement {
-    /// Byte offset of the query, a multiple of 4.
-    pub query: u64,
-    /// Byte offset of the key, a multiple of 4; 0 where there is no key.
-    pub key: u64,
-    /// Whether both are in one buffer. WebGPU does not allow two writable bindings of the same bytes, so they then
-    /// share one binding over their union.
-    pub shared: bool,
-}
-
-/// Where an operand is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Place {
-    /// Which buffer: operands of one buffer have the same number.
-    pub buffer: u32,
-    /// Byte offset of its origin in the buffer, a multiple of 4.
-    pub offset: u64,
-}
-
-/// Where all operands of a plan are.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Places(Vec<(Operand, Place)>);
-
-impl Places {
-    /// All that there are, in order of operands.
-    pub fn iter(&self) -> impl Iterator<Item = (Operand, Place)> {
-        self.0.iter().copied()
-    }
-
-    /// With the places of the slots and the scales of a table. Layers that read them need it.
-    #[must_use]
-    pub fn with_table(self, table: &TablePlan) -> Self {
-        let place = |offset| Place {
-            buffer: u32::MAX,
-            offset,
-        };
-        let of_table = [
-            (Operand::Slots, place(table.slots_start())),
-            (Operand::Scales, place(table.scales_start())),
-        ];
-        let others = self.0.into_iter();
-        others
-            .filter(|(operand, _)| !matches!(operand, Operand::Slots | Operand::Scales))
-            .chain(of_table)
-            .collect()
-    }
-
-    pub(crate) fn get(&self, operand: Operand) -> Result<Place> {
-        self.0
-            .iter()
-            .find(|(known, _)| *known == operand)
-            .map(|(_, place)| *place)
-            .ok_or_else(|| RopeError::Buffer {
-                operand: operand.name(),
-                rule: "is planned and must have a place".into(),
-                got: "none".into(),
-            })
-    }
-}
-
-impl FromIterator<(Operand, Place)> for Places {
-    fn from_iter<I: IntoIterator<Item = (Operand, Place)>>(places: I) -> Self {
-        let mut all: Vec<_> = places.into_iter().collect();
-        all.sort_by_key(|(operand, _)| *operand);
-        Self(all)
-    }
-}
-
-impl From<Placement> for Places {
-    fn from(placement: Placement) -> Self {
-        let query = Place {
-            buffer: 0,
-            offset: placement.query,
-        };
-        let key = Place {
-            buffer: u32::from(!placement.shared),
-            offset: placement.key,
-        };
-        [(Operand::Query, query), (Operand::Key, key)]
-            .into_iter()
-            .collect()
-    }
-}
 
 /// How an invocation takes hold of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -238,7 +153,7 @@ impl RopePlan {
                 };
                 (operand, Place { buffer, offset: 0 })
             })
-            .chain([Operand::Slots, Operand::Scales].map(|operand| (operand, Place::default())))
+            .chain([Operand::Slots, Operand::RowFactors].map(|operand| (operand, Place::default())))
             .collect())
     }
 
@@ -261,7 +176,7 @@ impl RopePlan {
 
     /// Invocations that share a head.
     fn lanes(&self, path: Path, element: ElementType) -> u32 {
-        path.lanes(element, self.spec.idle.rotated)
+        path.lanes(element, self.spec.rotated_pairs())
     }
 
     /// Bytes of the table's rows that all planned tokens read.
@@ -274,8 +189,8 @@ impl RopePlan {
     /// point may bind.
     ///
     /// # Errors
-    /// [`RopeError::Buffer`] for an offset that is not a multiple of 4, or an operand without a place; [`RopeError::Layout`] where tensors share
-    /// an element that one of them writes; [`RopeError::Limit`] where one head does not fit a binding, or a workgroup's memory (pairs that move,
+    /// [`RopeError::Buffer`] for an offset that is not a multiple of 4; [`RopeError::Layout`] for an operand without a place, and where tensors
+    /// share an element that one of them writes; [`RopeError::Limit`] where one head does not fit a binding, or a workgroup's memory (pairs that move,
     /// at an offset that is not a multiple of 16); [`RopeError::Count`] where it would take thousands.
     pub fn dispatches(&self, placement: impl Into<Places>) -> Result<Vec<PlannedDispatch>> {
         let places = placement.into();
@@ -299,20 +214,20 @@ impl RopePlan {
     fn plain(&self, places: &Places) -> Result<Vec<PlannedDispatch>> {
         let spec = &self.spec;
         let (query, key) = spec.sides();
-        let placed = |side: Side, operand: Operand, resource| {
-            Placed::new(self, resource, side, places.get(operand)?.offset)
-        };
-        let query = placed(query, Operand::Query, Resource::Query)?;
+        let place = places.get(Operand::Query)?;
+        let query = Placed::new(self, Operand::Query, query, place.offset)?;
         let Some(side) = key else {
             return query.alone(self);
         };
-        let is_shared = places.get(Operand::Query)?.buffer == places.get(Operand::Key)?.buffer;
-        let resource = if is_shared {
-            Resource::Query
+        let place_of_key = places.get(Operand::Key)?;
+        let is_shared = place.buffer == place_of_key.buffer;
+        // What shares a buffer is called by the first.
+        let operand = if is_shared {
+            Operand::Query
         } else {
-            Resource::Key
+            Operand::Key
         };
-        let key = placed(side, Operand::Key, resource)?;
+        let key = Placed::new(self, operand, side, place_of_key.offset)?;
         if is_shared && query.meets(&key, spec)? {
             return Err(RopeError::layout(
                 "key",
@@ -339,7 +254,7 @@ impl RopePlan {
         }
         let whole = |placed: &Placed| {
             let window = placed.everything(&self.spec);
-            let bound = self.bound(placed.touched(&self.spec, &window));
+            let bound = self.limits.aligned(placed.touched(&self.spec, &window));
             (window, bound)
         };
         let ((q_window, mut q_bound), (k_window, mut k_bound)) = (whole(query), whole(key));
@@ -361,12 +276,6 @@ impl RopePlan {
         }
         let parts = [(query, q_window, q_bound), (key, k_window, k_bound)];
         self.dispatch(path, &parts, shared).map(Some)
-    }
-
-    /// A binding over these bytes.
-    fn bound(&self, touched: Range<u64>) -> Range<u64> {
-        let alignment = self.limits.alignment();
-        touched.start / alignment * alignment..touched.end
     }
 
     /// Workgroups across a token for so many groups of heads, and the size of each: as few workgroups as possible, with little
@@ -456,6 +365,10 @@ impl RopePlan {
             invocations.div_ceil(VECTOR.into()) * u64::from(per + 1)
         };
         heads.map(|h| {
+            // What a tensor that is not there does is the same for all plans, so that pipelines are shared.
+            if h == 0 {
+                return [1, 1];
+            }
             let per = match given {
                 Some(given) => allowed(h, given),
                 None if cpu => (1..=most)
@@ -469,8 +382,6 @@ impl RopePlan {
                     .find(|&target| invocations(target) >= BUSY)
                     .map_or(1, |target| allowed(h, target)),
             };
-            // No heads, no groups, whatever the constants.
-            let per = per.max(1);
             [per, divisor(per, at_once)]
         })
     }
@@ -557,14 +468,15 @@ impl RopePlan {
         let flag = |value: bool| f64::from(u8::from(value));
         let two = key.is_some() && !shared;
         let mut bindings = vec![
-            PlannedBinding::new(0, Resource::Uniform, 0..uniform.len() as u64 * 4),
-            PlannedBinding::new(1, Resource::Rows, 0..self.row_bytes()),
+            PlannedBinding::uniform(uniform.len()),
+            PlannedBinding::read(1, Resource::Rows, 0..self.row_bytes()),
         ];
         let bound_parts = parts.iter().take(if two { 2 } else { 1 });
         bindings.extend((2..).zip(bound_parts).map(|(binding, (placed, _, bound))| {
-            PlannedBinding::new(binding, placed.resource, bound.clone())
+            PlannedBinding::write(binding, Resource::Tensor(placed.operand), bound.clone())
         }));
         Ok(PlannedDispatch {
+            module: Module::Rotate,
             entry_point: match (path, two) {
                 (Path::Quads, false) => "quads_one",
                 (Path::Quads, true) => "quads_two",
@@ -578,8 +490,8 @@ impl RopePlan {
             constants: vec![
                 ("WORKGROUP", workgroup.into()),
                 ("LANES", lanes.into()),
-                ("PAIRS", spec.idle.rotated.into()),
-                ("KEEP", flag(spec.idle.within)),
+                ("PAIRS", spec.rotated_pairs().into()),
+                ("KEEP", flag(spec.identity_keeps())),
                 ("ELEMENT", element.constant()),
                 ("INTERLEAVED", flag(pairing.reads_interleaved())),
                 ("WRITES_INTERLEAVED", flag(pairing.writes_interleaved())),
@@ -610,24 +522,22 @@ impl RopePlan {
 
 /// One tensor at its place in a buffer. That its last byte fits u64 has been checked.
 struct Placed {
-    operand: &'static str,
-    resource: Resource,
+    /// Whose buffer it is in.
+    operand: Operand,
     side: Side,
     /// Bytes before the view's origin.
     origin: u64,
 }
 
 impl Placed {
-    fn new(plan: &RopePlan, resource: Resource, side: Side, origin: u64) -> Result<Self> {
-        let operand = side.operand;
+    fn new(plan: &RopePlan, operand: Operand, side: Side, origin: u64) -> Result<Self> {
         let end = side.layout.end(plan.spec.batch, plan.spec.tokens)?;
         end.checked_mul(side.element.bytes())
             .and_then(|bytes| bytes.checked_next_multiple_of(4))
             .and_then(|bytes| bytes.checked_add(origin))
-            .ok_or_else(|| RopeError::overflow(operand, "byte offsets must fit u64"))?;
+            .ok_or_else(|| RopeError::overflow(side.operand, "byte offsets must fit u64"))?;
         let placed = Self {
             operand,
-            resource,
             side,
             origin,
         };
@@ -643,7 +553,7 @@ impl Placed {
         if self.path(plan) == Path::Windows && needed > allowed.into() {
             return Err(RopeError::Limit {
                 limit: "max_compute_workgroup_storage_size",
-                operand: self.operand,
+                operand: self.side.operand,
                 needed,
                 allowed: allowed.into(),
             });
@@ -712,11 +622,11 @@ impl Placed {
                 && stride(layout.token_stride, spec.tokens)
                 && stride(layout.head_stride, layout.heads)
                 && (u64::from(block) * bytes).is_multiple_of(unit)
-                && (u64::from(spec.idle.rotated) * bytes).is_multiple_of(unit)
+                && (u64::from(spec.rotated_pairs()) * bytes).is_multiple_of(unit)
         };
         if pairing.moves() {
             // Pairs that are not rotated have to move too, and a workgroup holds all lanes of a head.
-            let whole = spec.idle.rotated == plan.pairs()
+            let whole = spec.rotated_pairs() == plan.pairs()
                 && plan.lanes(Path::Moves, element) <= plan.limits.invocations();
             if whole && fits(16) {
                 Path::Moves
@@ -740,7 +650,7 @@ impl Placed {
         windows
             .into_iter()
             .map(|window| {
-                let bound = plan.bound(self.touched(&plan.spec, &window));
+                let bound = plan.limits.aligned(self.touched(&plan.spec, &window));
                 plan.dispatch(path, &[(self, window, bound)], true)
             })
             .collect()
@@ -757,7 +667,7 @@ impl Placed {
         let (most, layout) = (plan.limits.workgroups(), self.side.layout);
         let element = self.side.element;
         let size = |window: &Window| {
-            let bound = plan.bound(self.touched(&plan.spec, window));
+            let bound = plan.limits.aligned(self.touched(&plan.spec, window));
             bound.end - bound.start
         };
         // Along which axis, and how far a part may reach.
@@ -769,7 +679,7 @@ impl Placed {
             if count(&window.heads) == 1 {
                 return Err(RopeError::Limit {
                     limit: "max_compute_workgroups_per_dimension",
-                    operand: self.operand,
+                    operand: self.side.operand,
                     needed: plan
                         .across(path, element, 1)
                         .map_or(u64::MAX, |(x, _)| x.into()),
@@ -789,7 +699,7 @@ impl Placed {
                 .filter(|(_, axis)| count(axis.of(&window)) > 1)
                 .max_by_key(|(stride, _)| *stride)
             else {
-                return plan.limits.check_binding(self.operand, size(&window));
+                return plan.limits.check_binding(self.side.operand, size(&window));
             };
             let start = axis.of(&window).start;
             let one = size(&axis.cut(&window, start..start + 1)) + plan.limits.alignment();
@@ -798,7 +708,7 @@ impl Placed {
             (axis, u32::try_from(steps).unwrap_or(u32::MAX))
         } else {
             out.push(window);
-            return check_dispatches(self.operand, out.len());
+            return check_dispatches(self.side.operand, out.len());
         };
         let whole = axis.of(&window).clone();
         let mut start = whole.start;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::table::{TablePlan, UNIFORM_WORDS};
-use super::{PlannedBinding, PlannedDispatch, Resource, check_dispatches};
+use super::{Module, PlannedBinding, PlannedDispatch, Resource, in_parts};
 use crate::error::{Result, RopeError};
 use crate::slots::SlotRule;
 
@@ -241,8 +241,8 @@ impl TablePlan {
         }
 
         let mut bindings = vec![
-            PlannedBinding::new(0, Resource::Uniform, 0..UNIFORM_WORDS * 4),
-            PlannedBinding::new(2, Resource::Rows, 0..self.bytes()),
+            PlannedBinding::uniform(UNIFORM_WORDS),
+            PlannedBinding::write(2, Resource::Rows, 0..self.bytes()),
         ];
         let mut bind = |binding, resource, operand, range: &Range<u64>, count: u64| {
             if !range.start.is_multiple_of(4) {
@@ -252,7 +252,7 @@ impl TablePlan {
             // No more of the buffer is bound than is read.
             let read = range.start..range.start.saturating_add(count.saturating_mul(4));
             let (bound, first) = self.bound(operand, read)?;
-            bindings.push(PlannedBinding::new(binding, resource, bound));
+            bindings.push(PlannedBinding::read(binding, resource, bound));
             Ok(first)
         };
         let mut first = 0;
@@ -282,21 +282,11 @@ impl TablePlan {
             first_sequence = bind(5, Resource::Sequences, "sequences", range, count)?;
         }
 
-        let most = self.limits().workgroups();
         let workgroup = batch
             .min(64)
             .next_power_of_two()
             .min(self.limits().invocations());
-        let across = batch.div_ceil(workgroup);
-        if across > most {
-            return Err(RopeError::Limit {
-                limit: "max_compute_workgroups_per_dimension",
-                operand: "slots",
-                needed: across.into(),
-                allowed: most.into(),
-            });
-        }
-        check_dispatches("slots", served.div_ceil(most) as usize)?;
+        let (across, parts) = in_parts("slots", self.limits(), (batch, workgroup), served)?;
         let word = |bytes: u64| {
             u32::try_from(bytes / 4).map_err(|_| RopeError::overflow("table", "words must fit u32"))
         };
@@ -308,16 +298,16 @@ impl TablePlan {
             SlotSource::Listed { capacity, .. } => capacity,
             SlotSource::Placed { .. } => pages.map_or(0, |pages| pages.pages),
         };
-        Ok((0..served)
-            .step_by(most as usize)
-            .map(|first_token| PlannedDispatch {
+        Ok(parts
+            .map(|range| PlannedDispatch {
+                module: Module::Table,
                 entry_point: source.entry_point(),
                 constants: vec![("WORKGROUP", workgroup.into())],
                 uniform: vec![
                     batch,
                     tokens,
                     served,
-                    first_token,
+                    range.start,
                     slots,
                     skipped,
                     first,
@@ -338,7 +328,7 @@ impl TablePlan {
                 bindings: bindings.clone(),
                 across,
                 batch: 1,
-                range: first_token..first_token.saturating_add(most).min(served),
+                range,
             })
             .collect())
     }

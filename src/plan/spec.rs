@@ -4,7 +4,10 @@ use crate::config::RopeConfig;
 use crate::error::{Result, RopeError};
 use crate::frequencies::Frequencies;
 use crate::layout::{ElementType, HeadLayout};
-use crate::plan::stream::{Norm, Operand, QueryFactor, STREAMS, Stream, TensorView};
+use crate::plan::norm::{Norm, QueryFactor};
+use crate::plan::operand::{Operand, STREAMS};
+use crate::plan::stream::Stream;
+use crate::plan::view::TensorView;
 
 /// Most heads that one invocation rotates with the same cos and sin.
 pub const MAX_HEADS_PER_INVOCATION: u32 = 8;
@@ -83,19 +86,32 @@ pub struct RotateSpec {
     pub(super) factor: QueryFactor,
     pub(super) is_rotated: bool,
     pub(super) rows: Rows,
-    pub(super) idle: Idle,
+    idle: Idle,
+    /// Of the window, where the caller said so.
+    rotated_pairs: Option<u32>,
     pub(super) heads_per_invocation: Option<u32>,
     pub(super) heads_at_once: Option<u32>,
     pub(super) workgroup: Option<u32>,
 }
 
-/// Pairs that are left alone, bit for bit: `1 x - 0 y` would not be x where y is infinite.
+/// Pairs without a frequency and a factor. They are not turned: `1 x - 0 y` would not be x where y is infinite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Idle {
-    /// Pairs before the first of those at the end of the window.
-    pub(super) rotated: u32,
-    /// Whether there are others before that: then any entry (1, 0) leaves its pair alone.
-    pub(super) within: bool,
+struct Idle {
+    /// Pairs before the first of those at the end of the window; one at least, so that there is something to dispatch.
+    rotated: u32,
+    /// Whether there are others before that: then any entry (1, 0) leaves its pair as it is.
+    within: bool,
+}
+
+impl Idle {
+    /// From whether each pair of the window is one.
+    fn new(pairs: impl DoubleEndedIterator<Item = bool> + ExactSizeIterator + Clone) -> Self {
+        let rotated = pairs.clone().rposition(|idle| !idle).map_or(0, |k| k + 1);
+        Self {
+            rotated: u32::try_from(rotated.max(1)).unwrap_or(u32::MAX),
+            within: rotated == 0 || pairs.take(rotated).any(|idle| idle),
+        }
+    }
 }
 
 /// One tensor of a rotation in place.
@@ -110,8 +126,10 @@ impl RotateSpec {
     /// One tensor of `batch` entries of at most `tokens` tokens (ragged sequences: a batch of 1).
     ///
     /// Of the configuration the rotation takes the head dimension, the rotary window and the pairing, and of the scaling no more than which
-    /// pairs it leaves alone ([`Scaling::Proportional`](crate::Scaling::Proportional)). Theta, the rest of the scaling and the axes are
-    /// the table's business, by [`Frequencies`], though they have to be valid: one rotation serves tables of any frequencies of its width.
+    /// pairs it leaves without a frequency ([`Scaling::Proportional`](crate::Scaling::Proportional), infinite
+    /// [`Scaling::FrequencyFactors`](crate::Scaling::FrequencyFactors)): where nothing scales them either, they are not turned. Theta, the
+    /// rest of the scaling and the axes are the table's business, by [`Frequencies`], though they have to be valid: one rotation serves
+    /// tables of any frequencies of its width.
     #[must_use]
     pub fn new(
         config: &RopeConfig,
@@ -131,10 +149,8 @@ impl RotateSpec {
             factor: QueryFactor::One,
             is_rotated: true,
             rows: Rows::Shared,
-            idle: Idle {
-                rotated: config.rotated_pairs(),
-                within: false,
-            },
+            idle: Idle::new((0..config.rotary_dim() as usize / 2).map(|k| config.is_idle(k))),
+            rotated_pairs: None,
             heads_per_invocation: None,
             heads_at_once: None,
             workgroup: None,
@@ -248,31 +264,23 @@ impl RotateSpec {
         Self { rows, ..self }
     }
 
-    /// Leaves alone, bit for bit, the pairs that have no frequency and no factor in these frequencies. A configuration tells by itself
-    /// ([`Scaling::Proportional`](crate::Scaling::Proportional)); frequencies that are given ([`Frequencies::from_pairs`]) have to say so. Where
-    /// such a pair stands before one that rotates, every entry (1, 0) leaves its pair alone, also those of position 0.
+    /// Does not turn the pairs that have no frequency and no factor in these frequencies: in a rotation in place they keep every bit. A
+    /// configuration tells by itself ([`RotateSpec::new`]); frequencies that are given ([`Frequencies::from_pairs`]) have to say so. Where
+    /// such a pair stands before one that turns, every entry (1, 0) leaves its pair as it is, also those of position 0.
     #[must_use]
     pub fn with_frequencies(self, frequencies: &Frequencies) -> Self {
-        let idle = (0..frequencies.len()).map(|k| frequencies.is_idle(k));
-        let rotated = idle.clone().rposition(|idle| !idle).map_or(0, |k| k + 1);
         Self {
-            idle: Idle {
-                // One pair at least, so that there is something to dispatch: its entries are (1, 0).
-                rotated: u32::try_from(rotated.max(1)).unwrap_or(u32::MAX),
-                within: rotated == 0 || idle.take(rotated).any(|idle| idle),
-            },
+            idle: Idle::new((0..frequencies.len()).map(|k| frequencies.is_idle(k))),
             ..self
         }
     }
 
-    /// Rotates the first so many pairs of the window only: the others are left alone, bit for bit, whatever their entries.
+    /// Turns the first so many pairs of the window only (1 up to all of them), whatever the entries of the others: in a rotation in place
+    /// these keep every bit. (A pairing that moves pairs still moves them; norms and factors are of the whole head.)
     #[must_use]
     pub fn with_rotated_pairs(self, pairs: u32) -> Self {
         Self {
-            idle: Idle {
-                rotated: pairs.min(self.idle.rotated).max(1),
-                ..self.idle
-            },
+            rotated_pairs: Some(pairs),
             ..self
         }
     }
@@ -393,14 +401,40 @@ impl RotateSpec {
         })
     }
 
-    /// A factor of the rotated query.
-    pub(crate) fn factor(&self) -> QueryFactor {
+    /// The factor of the rotated query.
+    #[must_use]
+    pub fn query_factor(&self) -> QueryFactor {
         self.factor
     }
 
-    /// Whether anything is rotated.
-    pub(crate) fn is_rotated(&self) -> bool {
+    /// Whether anything is rotated ([`RotateSpec::without_rotation`]).
+    #[must_use]
+    pub fn is_rotated(&self) -> bool {
         self.is_rotated
+    }
+
+    /// Which row of the table a token reads.
+    #[must_use]
+    pub fn rows(&self) -> Rows {
+        self.rows
+    }
+
+    /// Heads for one load of cos and sin, where the caller chose.
+    #[must_use]
+    pub fn heads_per_invocation(&self) -> Option<u32> {
+        self.heads_per_invocation
+    }
+
+    /// Heads that are loaded before the first is stored, where the caller chose.
+    #[must_use]
+    pub fn heads_at_once(&self) -> Option<u32> {
+        self.heads_at_once
+    }
+
+    /// Invocations of a workgroup, where the caller chose.
+    #[must_use]
+    pub fn workgroup(&self) -> Option<u32> {
+        self.workgroup
     }
 
     /// Whether it is no more than a rotation in place.
@@ -411,17 +445,33 @@ impl RotateSpec {
             && self.streams().iter().flatten().all(Stream::is_plain)
     }
 
+    /// Where the lists of slots that are read begin in those of the table, in order and each once.
+    pub(crate) fn slot_lists(&self) -> Vec<u32> {
+        let streams = self.streams().into_iter().flatten();
+        let mut lists: Vec<_> = streams
+            .flat_map(|stream| [Some(stream.source), stream.destination])
+            .filter_map(|view| view.filter(|view| view.pages.is_some()))
+            .map(|view| view.first_slot)
+            .collect();
+        lists.sort_unstable();
+        lists.dedup();
+        lists
+    }
+
     /// Slots of the table that are read when all tokens are taken: one past the last.
     #[must_use]
     pub fn slots_needed(&self) -> u32 {
-        let lists = self.streams().into_iter().flatten();
-        lists
-            .flat_map(|stream| [Some(stream.source), stream.destination])
-            .filter_map(|view| Some(view?.pages?.first_slot))
-            .max()
-            .map_or(0, |first| {
-                first.saturating_add(self.batch.saturating_mul(self.tokens))
-            })
+        self.slot_lists().last().map_or(0, |first| {
+            first.saturating_add(self.batch.saturating_mul(self.tokens))
+        })
+    }
+
+    /// Factors of the query by row that are read when all tokens are taken.
+    pub(crate) fn factors_needed(&self) -> u64 {
+        match self.factor {
+            QueryFactor::PerRow => self.rows_needed(self.tokens),
+            _ => 0,
+        }
     }
 
     /// What has to be bound, in this order, and how many bytes of each from its origin on.
@@ -438,9 +488,11 @@ impl RotateSpec {
         Ok(all)
     }
 
-    /// Pairs before the first of those at the end of the window that stay as they are, though they may move.
-    pub(crate) fn rotated_pairs(&self) -> usize {
-        self.idle.rotated as usize
+    /// Pairs of the window that are turned, the first ones: all, but where [`RotateSpec::with_rotated_pairs`] or frequencies say otherwise.
+    #[must_use]
+    pub fn rotated_pairs(&self) -> u32 {
+        self.rotated_pairs
+            .map_or(self.idle.rotated, |pairs| pairs.min(self.idle.rotated))
     }
 
     /// Whether an entry (1, 0) leaves its pair as it is, wherever it stands.
@@ -497,11 +549,19 @@ impl RotateSpec {
                 ));
             }
         }
-        if self.idle.rotated > self.config.rotary_dim() / 2 {
+        let pairs = self.config.rotary_dim() / 2;
+        if self.idle.rotated > pairs {
             return Err(RopeError::config(
                 "frequencies",
-                format!("must be at most {} pairs", self.config.rotary_dim() / 2),
+                format!("must be at most {pairs} pairs"),
                 self.idle.rotated,
+            ));
+        }
+        if let Some(rotated) = self.rotated_pairs.filter(|n| !(1..=pairs).contains(n)) {
+            return Err(RopeError::layout(
+                "rotated pairs",
+                format!("must be from 1 to {pairs}"),
+                rotated,
             ));
         }
         if self.workgroup == Some(0) {

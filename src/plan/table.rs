@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Limits, PlannedBinding, PlannedDispatch, Resource, check_dispatches};
+use super::{Limits, Module, PlannedBinding, PlannedDispatch, Resource, in_parts};
 use crate::config::MAX_HEAD_DIM;
 use crate::error::{Result, RopeError};
 use crate::frequencies::{Direction, Frequencies};
@@ -45,7 +45,7 @@ pub enum PositionSource {
 /// Both may be in one tensor whose rows hold cos and behind it sin (vLLM's `cos_sin_cache`): its columns are those of the whole row then,
 /// and sin starts `pairs` values behind cos.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct CacheLayout {
+pub struct CosSinLayout {
     /// Rows of each tensor.
     pub positions: u32,
     /// Values from a row to the next, of which the first `pairs` are read.
@@ -56,7 +56,7 @@ pub struct CacheLayout {
     pub element: ElementType,
 }
 
-impl CacheLayout {
+impl CosSinLayout {
     /// The bytes that each of the two tensors has to hold from its first value to the last one that is read, whole words.
     ///
     /// # Errors
@@ -79,14 +79,14 @@ impl CacheLayout {
     pub(crate) fn values(&self) -> Result<u64> {
         if self.positions == 0 || self.pairs == 0 {
             return Err(RopeError::layout(
-                "cache",
+                "cos and sin",
                 "must have at least one position and one pair",
                 format!("[{}, {}]", self.positions, self.pairs),
             ));
         }
         if self.columns < self.pairs {
             return Err(RopeError::layout(
-                "cache",
+                "cos and sin",
                 format!("must have a column for each of {} pairs", self.pairs),
                 self.columns,
             ));
@@ -98,7 +98,7 @@ impl CacheLayout {
             Ok(values)
         } else {
             Err(RopeError::overflow(
-                "cache",
+                "cos and sin",
                 "elements must be fewer than 2^32 - 1",
             ))
         }
@@ -127,7 +127,7 @@ pub struct TableSpec {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Content {
     Frequencies(Frequencies, Angles),
-    Cache(CacheLayout),
+    CosSin(CosSinLayout),
 }
 
 impl TableSpec {
@@ -144,21 +144,21 @@ impl TableSpec {
 
     /// The caller's own cos and sin. Backward, sin is negated; [`Direction::Inverse`] also divides both by `cos^2 + sin^2`.
     #[must_use]
-    pub fn cached(cache: CacheLayout) -> Self {
+    pub fn from_cos_sin(layout: CosSinLayout) -> Self {
         Self {
-            content: Content::Cache(cache),
+            content: Content::CosSin(layout),
             direction: Direction::Forward,
             slots: 0,
             query_scale: None,
         }
     }
 
-    /// How angles are made. Without effect on a cache.
+    /// How angles are made. Without effect where cos and sin are given.
     #[must_use]
     pub fn with_angles(self, angles: Angles) -> Self {
         let content = match self.content {
             Content::Frequencies(frequencies, _) => Content::Frequencies(frequencies, angles),
-            cache @ Content::Cache(_) => cache,
+            cache @ Content::CosSin(_) => cache,
         };
         Self { content, ..self }
     }
@@ -169,13 +169,37 @@ impl TableSpec {
         Self { direction, ..self }
     }
 
+    /// The frequencies and how angles are made of them; none where cos and sin are given.
+    #[must_use]
+    pub fn frequencies(&self) -> Option<(&Frequencies, Angles)> {
+        match &self.content {
+            Content::Frequencies(frequencies, angles) => Some((frequencies, *angles)),
+            Content::CosSin(_) => None,
+        }
+    }
+
+    /// The layout of given cos and sin, if it is of those.
+    #[must_use]
+    pub fn cos_sin(&self) -> Option<CosSinLayout> {
+        match self.content {
+            Content::Frequencies(..) => None,
+            Content::CosSin(layout) => Some(layout),
+        }
+    }
+
+    /// Forward, inverse or adjoint.
+    #[must_use]
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
     /// With room for the slots of so many tokens behind the rows (batch times tokens), for a rotation that writes K and V to a cache.
     #[must_use]
     pub fn with_slots(self, slots: u32) -> Self {
         Self { slots, ..self }
     }
 
-    /// With a factor of the query for each row, by its position (on axis 0). A table of a cache's own cos and sin cannot have one.
+    /// With a factor of the query for each row, by its position (on axis 0). A table of given cos and sin cannot have one.
     #[must_use]
     pub fn with_query_scale(self, scale: QueryScale) -> Self {
         Self {
@@ -201,7 +225,7 @@ impl TableSpec {
     pub fn pairs(&self) -> usize {
         match &self.content {
             Content::Frequencies(frequencies, _) => frequencies.len(),
-            Content::Cache(cache) => cache.pairs as usize,
+            Content::CosSin(cache) => cache.pairs as usize,
         }
     }
 
@@ -210,7 +234,7 @@ impl TableSpec {
     pub fn axes(&self) -> u32 {
         match &self.content {
             Content::Frequencies(frequencies, _) => frequencies.axes(),
-            Content::Cache(_) => 1,
+            Content::CosSin(_) => 1,
         }
     }
 
@@ -229,11 +253,11 @@ impl TableSpec {
         }
     }
 
-    /// The factor of the entries; a cache's are as they are.
+    /// The factor of the entries; given ones are as they are.
     pub(crate) fn factor(&self) -> Result<TableFactor> {
         match &self.content {
             Content::Frequencies(frequencies, _) => frequencies.factor(self.direction),
-            Content::Cache(_) => TableFactor::new(1.0),
+            Content::CosSin(_) => TableFactor::new(1.0),
         }
     }
 }
@@ -263,8 +287,8 @@ impl TablePlan {
     /// Plans a table of `rows` rows, one entry of (cos, sin) for every pair.
     ///
     /// # Errors
-    /// [`RopeError::Layout`] for no rows; those of [`CacheLayout::bytes`]; [`RopeError::Table`] for a query scale with a cache;
-    /// [`RopeError::Limit`] where the table or a cache is larger than a binding (make it smaller and fill it for each step).
+    /// [`RopeError::Layout`] for no rows; those of [`CosSinLayout::bytes`]; [`RopeError::Table`] for a query scale with given cos and sin;
+    /// [`RopeError::Limit`] where the table, or given cos or sin, is larger than a binding (make it smaller and fill it for each step).
     pub fn new(spec: &TableSpec, rows: u32, limits: &Limits) -> Result<Self> {
         limits.validate()?;
         if rows == 0 {
@@ -285,14 +309,14 @@ impl TablePlan {
                 }
                 words
             }
-            Content::Cache(_) if spec.query_scale.is_some() => {
+            Content::CosSin(_) if spec.query_scale.is_some() => {
                 return Err(RopeError::table(
                     "must be made from frequencies for a query scale",
-                    "a cache",
+                    "given cos and sin",
                 ));
             }
-            Content::Cache(cache) => {
-                limits.check_binding("cache", cache.bytes()?)?;
+            Content::CosSin(cache) => {
+                limits.check_binding("cos and sin", cache.bytes()?)?;
                 Vec::new()
             }
         };
@@ -360,7 +384,7 @@ impl TablePlan {
     /// The byte at which query scales start: two words for each row, the bits of an f32 and 0, padded to 16 bytes. The end of a table that
     /// has none.
     #[must_use]
-    pub fn scales_start(&self) -> u64 {
+    pub fn factors_start(&self) -> u64 {
         self.spec.parts(self.rows).scales
     }
 
@@ -374,7 +398,7 @@ impl TablePlan {
     /// first; its sign in the top bit of the fifth; its axis; the bits of its f32 frequency; one word of padding. For f32 angles four
     /// words of each power of two from 2^-123 to 2^24 radians in turns follow. With a query scale there follow its step, its offset, the
     /// index of its last value, the index in the table (in entries) of the first row's scale, and the bits of its values, padded to whole
-    /// fours. Empty for a cache.
+    /// fours. Empty where cos and sin are given.
     #[must_use]
     pub fn pairs(&self) -> &[u32] {
         &self.pairs
@@ -386,13 +410,13 @@ impl TablePlan {
         &self.limits
     }
 
-    /// How many rows a buffer of this many positions can fill; for a constant start, how many rows a cache has from there on.
+    /// How many rows a buffer of this many positions can fill; for a constant start, how many rows of given cos and sin are left from there on.
     #[must_use]
     pub fn rows_served(&self, source: PositionSource, positions: u64) -> u32 {
         let served = match source {
             PositionSource::From(start) => match &self.spec.content {
                 Content::Frequencies(..) => u64::MAX,
-                Content::Cache(cache) => u32::try_from(start)
+                Content::CosSin(cache) => u32::try_from(start)
                     .map_or(0, |start| cache.positions.saturating_sub(start).into()),
             },
             PositionSource::Runs(run) => positions.saturating_mul(run.into()),
@@ -405,17 +429,17 @@ impl TablePlan {
 
     /// The dispatches that fill rows from the start of the table on: one for as many rows as a grid has workgroups along a dimension
     /// (65,535 usually). `positions` is the byte range of the buffer of positions that may be read (i32 or f32 each, its start a
-    /// multiple of 4), ignored for a constant start; `cache` the bytes at which a cache's cos and sin start, ignored for frequencies.
+    /// multiple of 4), ignored for a constant start; `cos_sin` the bytes at which given cos and sin start, ignored for frequencies.
     ///
     /// # Errors
-    /// [`RopeError::Buffer`] for an unaligned start, no position at all, a run of 0 rows, or coordinates without f32 angles or with a query scale;
-    /// [`RopeError::Limit`] where the positions are more than a binding; [`RopeError::Count`] where it would take thousands of
-    /// dispatches.
+    /// [`RopeError::Buffer`] for an unaligned start, no position at all, or a run of 0 rows; [`RopeError::Table`] for coordinates without f32
+    /// angles or with a query scale; [`RopeError::Limit`] where the positions are more than a binding, or a row's workgroups more than a grid;
+    /// [`RopeError::Count`] where it would take thousands of dispatches; [`RopeError::Overflow`] where byte offsets do not fit.
     pub fn fill(
         &self,
         source: PositionSource,
         positions: Range<u64>,
-        cache: [u64; 2],
+        cos_sin: [u64; 2],
     ) -> Result<Vec<PlannedDispatch>> {
         let fault = |rule: &'static str, got: String| RopeError::Buffer {
             operand: "positions",
@@ -439,16 +463,16 @@ impl TablePlan {
         let coordinates = matches!(source, PositionSource::Coordinates(_));
         let f32_angles = matches!(self.spec.content, Content::Frequencies(_, Angles::F32));
         if coordinates && !f32_angles {
-            return Err(fault(
-                "coordinates go with f32 angles",
-                "exact angles or a cache".into(),
+            return Err(RopeError::table(
+                "must have f32 angles for coordinates",
+                "exact angles, or given cos and sin",
             ));
         }
         let scaled = self.spec.query_scale.is_some();
         if coordinates && scaled {
-            return Err(fault(
-                "coordinates have no query scale",
-                "a table with one".into(),
+            return Err(RopeError::table(
+                "must be without a query scale for coordinates",
+                "one with it",
             ));
         }
         if !counted && !positions.start.is_multiple_of(4) {
@@ -461,7 +485,7 @@ impl TablePlan {
         let rows = self.rows_served(source, listed);
         if rows == 0 {
             return Err(if counted {
-                fault("must start within the cache", start.to_string())
+                fault("must start within the given cos and sin", start.to_string())
             } else {
                 let rule = "must hold the position of at least one row";
                 fault(rule, format!("{listed} of them, for {axes} axes"))
@@ -469,8 +493,8 @@ impl TablePlan {
         }
 
         let mut bindings = vec![
-            PlannedBinding::new(0, Resource::Uniform, 0..UNIFORM_WORDS * 4),
-            PlannedBinding::new(2, Resource::Rows, 0..self.bytes()),
+            PlannedBinding::uniform(UNIFORM_WORDS),
+            PlannedBinding::write(2, Resource::Rows, 0..self.bytes()),
         ];
         let mut first = 0;
         if !counted {
@@ -480,34 +504,34 @@ impl TablePlan {
             let read = positions.start..positions.start + (last + 1) * 4;
             let bound;
             (bound, first) = self.bound("positions", read)?;
-            bindings.push(PlannedBinding::new(3, Resource::Positions, bound));
+            bindings.push(PlannedBinding::read(3, Resource::Positions, bound));
         }
         let mut cached = [0; 4];
         let mut element = ElementType::F32;
-        if let Content::Cache(layout) = &self.spec.content {
+        if let Content::CosSin(layout) = &self.spec.content {
             let bytes = layout.bytes()?;
             let mut firsts = [0; 2];
             let sides = [(4, Resource::Cos), (5, Resource::Sin)];
-            for ((slot, (binding, resource)), start) in firsts.iter_mut().zip(sides).zip(cache) {
+            for ((slot, (binding, resource)), start) in firsts.iter_mut().zip(sides).zip(cos_sin) {
                 if !start.is_multiple_of(4) {
                     return Err(RopeError::Buffer {
-                        operand: "cache",
+                        operand: "cos and sin",
                         rule: "byte offset must be a multiple of 4".into(),
                         got: start.to_string(),
                     });
                 }
-                let end = start
-                    .checked_add(bytes)
-                    .ok_or_else(|| RopeError::overflow("cache", "byte offsets must fit u64"))?;
-                let (bound, first) = self.bound("cache", start..end)?;
+                let end = start.checked_add(bytes).ok_or_else(|| {
+                    RopeError::overflow("cos and sin", "byte offsets must fit u64")
+                })?;
+                let (bound, first) = self.bound("cos and sin", start..end)?;
                 *slot = first;
-                bindings.push(PlannedBinding::new(binding, resource, bound));
+                bindings.push(PlannedBinding::read(binding, resource, bound));
             }
             cached = [layout.positions, layout.columns, firsts[0], firsts[1]];
             element = layout.element;
         } else {
             let bytes = self.pairs.len() as u64 * 4;
-            bindings.insert(1, PlannedBinding::new(1, Resource::Pairs, 0..bytes));
+            bindings.insert(1, PlannedBinding::read(1, Resource::Pairs, 0..bytes));
         }
 
         // An f32 frequency has its sign in its own bits.
@@ -518,26 +542,16 @@ impl TablePlan {
             .next_multiple_of(8)
             .min(64)
             .min(self.limits.invocations());
-        let across = self.width.div_ceil(workgroup);
-        let most = self.limits.workgroups();
-        if across > most {
-            return Err(RopeError::Limit {
-                limit: "max_compute_workgroups_per_dimension",
-                operand: "table",
-                needed: across.into(),
-                allowed: most.into(),
-            });
-        }
+        let (across, parts) = in_parts("table", &self.limits, (self.width, workgroup), rows)?;
         let faults = u32::try_from(self.row_bytes() / 4)
             .map_err(|_| RopeError::overflow("table", "words must fit u32"))?;
-        check_dispatches("table", rows.div_ceil(most) as usize)?;
-        let parts = (0..rows).step_by(most as usize);
         let flag = |value: bool| f64::from(u8::from(value));
         Ok(parts
-            .map(|first_row| PlannedDispatch {
+            .map(|range| PlannedDispatch {
+                module: Module::Table,
                 entry_point: match (&self.spec.content, counted, coordinates) {
-                    (Content::Cache(_), true, _) => "copy_counted",
-                    (Content::Cache(_), false, _) => "copy_listed",
+                    (Content::CosSin(_), true, _) => "copy_counted",
+                    (Content::CosSin(_), false, _) => "copy_listed",
                     (_, true, _) => "fill_counted",
                     (_, false, false) => "fill_listed",
                     (_, false, true) => "fill_coordinates",
@@ -561,7 +575,7 @@ impl TablePlan {
                     first,
                     axis_stride,
                     id_stride,
-                    first_row,
+                    range.start,
                     faults,
                     0,
                     0,
@@ -577,7 +591,7 @@ impl TablePlan {
                 bindings: bindings.clone(),
                 across,
                 batch: 1,
-                range: first_row..first_row.saturating_add(most).min(rows),
+                range,
             })
             .collect())
     }
@@ -588,8 +602,7 @@ impl TablePlan {
         operand: &'static str,
         bytes: Range<u64>,
     ) -> Result<(Range<u64>, u32)> {
-        let alignment = self.limits.alignment();
-        let bound = bytes.start / alignment * alignment..bytes.end;
+        let bound = self.limits.aligned(bytes.clone());
         self.limits
             .check_binding(operand, bound.end - bound.start)?;
         let first = u32::try_from((bytes.start - bound.start) / 4)
@@ -599,7 +612,7 @@ impl TablePlan {
 }
 
 /// Words of the uniform buffers of `shaders/table.wgsl` and `shaders/slots.wgsl`.
-pub(super) const UNIFORM_WORDS: u64 = 20;
+pub(super) const UNIFORM_WORDS: usize = 20;
 
 /// The words of [`TablePlan::pairs`].
 fn pair_words(frequencies: &Frequencies, angles: Angles, direction: Direction) -> Result<Vec<u32>> {

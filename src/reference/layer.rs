@@ -88,7 +88,7 @@ fn check(
     }
     let rows = spec.rows_needed(spec.tokens());
     let pairs = u64::from(spec.config().rotary_dim() / 2);
-    let scales = match spec.factor() {
+    let scales = match spec.query_factor() {
         QueryFactor::PerRow => rows,
         _ => 0,
     };
@@ -142,7 +142,7 @@ impl Work<'_> {
             return Some(end.view.layout.at(batch.into(), token.into(), 0));
         };
         let list = u64::from(batch) * u64::from(self.spec.tokens()) + u64::from(token);
-        let slot = self.table.slots[index(u64::from(pages.first_slot) + list)];
+        let slot = self.table.slots[index(u64::from(end.view.first_slot) + list)];
         let slot = u32::try_from(slot)
             .ok()
             .filter(|slot| *slot < pages.slots())?;
@@ -181,7 +181,7 @@ impl Work<'_> {
                 self.rotate(row, &mut channels);
             }
             if self.index == 0 {
-                let factor = match self.spec.factor() {
+                let factor = match self.spec.query_factor() {
                     QueryFactor::One => None,
                     QueryFactor::Constant(factor) => Some(factor),
                     QueryFactor::PerRow => Some(self.table.scales[row]),
@@ -266,8 +266,8 @@ impl Work<'_> {
             } = config.pairing().channels(pairs, k);
             let [x, y] = from.map(|channel| read[offset + channel as usize]);
             let is_identity = cos.to_bits() == 1.0_f32.to_bits() && sin.to_bits() == 0;
-            let is_kept = k as usize >= self.spec.rotated_pairs()
-                || (self.spec.identity_keeps() && is_identity);
+            let is_kept =
+                k >= self.spec.rotated_pairs() || (self.spec.identity_keeps() && is_identity);
             let turned = if is_kept {
                 [x, y]
             } else {

@@ -101,7 +101,7 @@ impl CosSinTable {
             .fill_slots(&source, &ranges)?
             .into_iter()
             .map(|planned| {
-                let pipeline = kernel.table_pipeline(&planned)?;
+                let pipeline = kernel.pipeline(&planned)?;
                 kernel.bind("slots", &Arc::new(planned), &pipeline, |resource| {
                     let slice = match resource {
                         Resource::SlotMapping | Resource::Positions => given.positions,
@@ -149,23 +149,26 @@ impl CosSinTable {
         lock(&self.shared.filled_slots).tokens
     }
 
-    /// Whether the fill of slots that was recorded last makes those of the first `tokens` tokens of `batch` entries that stand `stride`
-    /// tokens apart (as many as were planned): slot `b * stride + t` for all of them.
+    /// Whether the fill of slots that was recorded last made all of a list: slots `first_slot + b * stride + t` of the first `tokens` tokens of
+    /// `batch` entries.
     #[must_use]
-    pub fn has_slots(&self, batch: u32, stride: u32, tokens: u32) -> bool {
+    pub fn has_slots(&self, first_slot: u32, batch: u32, stride: u32, tokens: u32) -> bool {
         let filled = *lock(&self.shared.filled_slots);
-        if batch == 0 || tokens == 0 {
-            return true;
-        }
-        let end = |batch: u32, stride: u32, tokens: u32| {
-            u64::from(batch.saturating_sub(1)) * u64::from(stride) + u64::from(tokens)
-        };
-        if filled.batch <= 1 || filled.tokens == filled.stride {
+        let [first_slot, stride, tokens] = [first_slot, stride, tokens].map(u64::from);
+        tokens == 0
+            || (0..u64::from(batch)).all(|entry| filled.has(first_slot + entry * stride, tokens))
+    }
+}
+
+impl FilledSlots {
+    /// Whether it made `count` slots from this one on.
+    fn has(self, first: u64, count: u64) -> bool {
+        let [batch, stride, tokens] = [self.batch, self.stride, self.tokens].map(u64::from);
+        if batch <= 1 || tokens == stride {
             // There is no gap between entries.
-            return end(batch, stride, tokens) <= end(filled.batch, filled.stride, filled.tokens);
+            return first + count <= batch.saturating_sub(1) * stride + tokens;
         }
-        let apart = batch == 1 || stride == filled.stride;
-        apart && batch <= filled.batch && tokens <= filled.tokens
+        first / stride < batch && first % stride + count <= tokens
     }
 }
 

@@ -109,7 +109,7 @@ pub fn whole_table(context: &GpuContext, table: &CosSinTable) -> WholeTable {
         .read_blocking(table.buffer(), at(plan.bytes()))
         .unwrap();
     assert_eq!(table.buffer().size(), plan.bytes());
-    let scales = rows.split_off(at(plan.scales_start()));
+    let scales = rows.split_off(at(plan.factors_start()));
     let slots = rows.split_off(at(plan.slots_start()));
     let counts = rows.split_off(at(plan.row_bytes()));
     let [[faults, skipped], [0, 0]] = counts[..] else {

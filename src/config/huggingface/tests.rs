@@ -478,10 +478,18 @@ fn kinds_of_layers_have_their_own() {
         (
             full.head_dim(),
             full.rotary_dim(),
-            full.rotated_pairs(),
+            full.scaling(),
             full.theta()
         ),
-        (512, 512, 64, 1e6)
+        (
+            512,
+            512,
+            &Scaling::Proportional {
+                rotated_pairs: 64,
+                factor: 1.0
+            },
+            1e6
+        )
     );
     // The class has a window; without one all layers rotate.
     let exaone = |window: &str| {

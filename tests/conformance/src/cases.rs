@@ -7,8 +7,8 @@ use wgpu_rope::config::AxisRun;
 use wgpu_rope::half::{bf16, f16};
 use wgpu_rope::reference::SlotLists;
 use wgpu_rope::{
-    Angles, Axes, AxisOrder, CacheLayout, Direction, Element, ElementType, Frequencies, HeadLayout,
-    Limits, Pages, Pair, Pairing, Placement, QueryScale, RopeConfig, Rows, Scaling,
+    Angles, Axes, AxisOrder, CosSinLayout, Direction, Element, ElementType, Frequencies,
+    HeadLayout, Limits, Pages, Pair, Pairing, Placement, QueryScale, RopeConfig, Rows, Scaling,
     SlotPositionSource, SlotRule, SlotSource, TableSpec,
 };
 
@@ -250,7 +250,7 @@ fn angles(maker: &mut Maker) -> Result<(), Failure> {
 fn caches(maker: &mut Maker) -> Result<(), Failure> {
     fn add<T: Element>(maker: &mut Maker, element: &str) -> Result<(), Failure> {
         for (positions, columns, pairs) in [(13, 8, 8), (13, 9, 9), (7, 11, 3), (20, 130, 67)] {
-            let layout = CacheLayout {
+            let layout = CosSinLayout {
                 positions,
                 columns,
                 pairs,
@@ -272,7 +272,7 @@ fn caches(maker: &mut Maker) -> Result<(), Failure> {
             let ids = [0, last, -1, 2, last + 1, i32::MIN, 2, i32::MAX, 1];
             // Other directions where rows are long.
             for &(name, direction) in &DIRECTIONS[..if pairs > 64 { 3 } else { 1 }] {
-                let spec = TableSpec::cached(layout).with_direction(direction);
+                let spec = TableSpec::from_cos_sin(layout).with_direction(direction);
                 let divided = direction == Direction::Inverse;
                 for (source, ids, times) in [("listed", Some(&ids[..]), 2), ("counted", None, 1)] {
                     let copied = Copied {
@@ -285,7 +285,7 @@ fn caches(maker: &mut Maker) -> Result<(), Failure> {
                     };
                     let name =
                         format!("{element} [{positions}, {columns}] {pairs} {source} {name}");
-                    maker.copy("caches", &name, copied)?;
+                    maker.copy("given cos and sin", &name, copied)?;
                 }
             }
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use wgpu_rope::half::{bf16, f16};
 use wgpu_rope::reference::SlotLists;
 use wgpu_rope::{
-    AxisOrder, CacheLayout, Element, ElementType, Frequencies, HeadLayout, LAYER_WGSL, Limits,
+    AxisOrder, CosSinLayout, Element, ElementType, Frequencies, HeadLayout, LAYER_WGSL, Limits,
     Placement, PlannedDispatch, PositionSource, QueryScale, ROTATE_WGSL, Resource, RopeConfig,
     RopePlan, RotateSpec, RowPositions, Rows, SlotRanges, SlotSource, Storage, TABLE_WGSL,
     TablePlan, TableSpec, reference, turns,
@@ -51,7 +51,7 @@ pub(crate) struct Fill<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Copied<'a, T> {
     pub(crate) spec: &'a TableSpec,
-    pub(crate) layout: CacheLayout,
+    pub(crate) layout: CosSinLayout,
     pub(crate) cos: &'a [T],
     pub(crate) sin: &'a [T],
     /// Ids, or none for all rows of the cache in turn.
@@ -215,17 +215,18 @@ impl Maker {
     ) -> Result<(), Failure> {
         let mut bindings = Vec::new();
         for bound in &planned.bindings {
-            let (access, buffer) = match bound.resource {
-                Resource::Uniform => (Access::Uniform, self.input(vector, &planned.uniform)),
-                Resource::Query | Resource::Key | Resource::Tensor(_) | Resource::Unused => {
-                    (Access::Storage, buffer(bound.resource))
-                }
-                Resource::Rows if module == "table" => (Access::Storage, buffer(bound.resource)),
-                other => (Access::ReadOnlyStorage, buffer(other)),
+            let buffer = match bound.resource {
+                Resource::Uniform => self.input(vector, &planned.uniform),
+                other => buffer(other),
             };
             bindings.push(Binding {
                 binding: bound.binding,
-                access,
+                access: match bound.access {
+                    wgpu_rope::Access::Uniform => Access::Uniform,
+                    wgpu_rope::Access::ReadOnly => Access::ReadOnlyStorage,
+                    wgpu_rope::Access::ReadWrite => Access::Storage,
+                    other => return Err(format!("an unknown access {other:?}").into()),
+                },
                 buffer,
                 offset: usize::try_from(bound.bytes.start)?,
                 size: usize::try_from(bound.bytes.end - bound.bytes.start)?,
@@ -388,7 +389,7 @@ impl Maker {
             expected[word(plan.slots_start()) + at] = slot.cast_unsigned();
         }
         for (row, scale) in filled.scales.iter().enumerate() {
-            let entry = &mut expected[word(plan.scales_start()) + 2 * row..][..2];
+            let entry = &mut expected[word(plan.factors_start()) + 2 * row..][..2];
             entry.copy_from_slice(&[scale.to_bits(), 0]);
         }
         (initial, expected)
@@ -471,7 +472,7 @@ impl Maker {
         let plan = TablePlan::new(spec, u32::try_from(rows.len())?, &Limits::default())?;
         let inside = |id: &i32| (0..cached).contains(id);
         let known: Vec<_> = rows.iter().copied().filter(inside).collect();
-        let mut made = reference::cached_table(spec, cos, sin, &known)?
+        let mut made = reference::table_from_cos_sin(spec, cos, sin, &known)?
             .into_iter()
             .map(|entry| entry.map(f32::to_bits));
         let width = plan.width() as usize;
@@ -618,7 +619,7 @@ impl Maker {
         for planned in plan.dispatches(*placement)? {
             let buffer = |resource| match resource {
                 Resource::Rows => at,
-                Resource::Key => first + 1,
+                Resource::Tensor(wgpu_rope::Operand::Key) => first + 1,
                 _ => first,
             };
             self.dispatch(&mut vector, "rotate", &planned, spec.tokens(), buffer)?;

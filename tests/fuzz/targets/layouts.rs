@@ -4,8 +4,8 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use wgpu_rope::config::AxisRun;
 use wgpu_rope::half::{bf16, f16};
 use wgpu_rope::{
-    Angles, Axes, AxisOrder, CacheLayout, Direction, Element, ElementType, Frequencies, HeadLayout,
-    Limits, Pair, Pairing, Placement, PositionSource, RopeConfig, RopePlan, RotateSpec,
+    Angles, Axes, AxisOrder, CosSinLayout, Direction, Element, ElementType, Frequencies,
+    HeadLayout, Limits, Pair, Pairing, Placement, PositionSource, RopeConfig, RopePlan, RotateSpec,
     RowPositions, Rows, Scaling, Storage, TablePlan, TableSpec, Yarn, reference,
 };
 
@@ -293,7 +293,7 @@ fn rotate(u: &mut Unstructured<'_>, config: &RopeConfig, limits: &Limits) -> Res
     }
     spec =
         spec.with_rows(*u.choose(&[Rows::Shared, Rows::PerToken, Rows::PerSequence, Rows::One])?);
-    let mut rotated = config.rotated_pairs();
+    let mut rotated = spec.rotated_pairs();
     if u.ratio(1, 8)? {
         // Some pairs that do not turn.
         let idle: u64 = u.arbitrary()?;
@@ -455,14 +455,14 @@ fn fill(u: &mut Unstructured<'_>, config: &RopeConfig, limits: &Limits) -> Resul
     let direction = *u.choose(&[Direction::Forward, Direction::Inverse, Direction::Adjoint])?;
     let mut cache = None;
     let spec = if u.ratio(1, 3)? {
-        let layout = CacheLayout {
+        let layout = CosSinLayout {
             positions: count(u)?,
             columns: count(u)?,
             pairs: count(u)?,
             element: element(u)?,
         };
         cache = Some(layout);
-        TableSpec::cached(layout)
+        TableSpec::from_cos_sin(layout)
     } else {
         let length = if u.arbitrary()? { 0 } else { u.arbitrary()? };
         let made = bounded("frequencies", FREQUENCIES, || {
@@ -504,7 +504,7 @@ fn fill(u: &mut Unstructured<'_>, config: &RopeConfig, limits: &Limits) -> Resul
             plan.fill(source, positions.clone(), starts)
         });
         if let Ok(dispatches) = made {
-            let length = |cache: CacheLayout| {
+            let length = |cache: CosSinLayout| {
                 let before = u64::from(cache.positions - 1) * u64::from(cache.columns);
                 table::bytes(cache.element, before + u64::from(cache.pairs))
             };
@@ -519,7 +519,7 @@ fn fill(u: &mut Unstructured<'_>, config: &RopeConfig, limits: &Limits) -> Resul
 fn table_on_cpu(
     u: &mut Unstructured<'_>,
     spec: &TableSpec,
-    cache: Option<CacheLayout>,
+    cache: Option<CosSinLayout>,
     order: AxisOrder,
 ) -> Result<()> {
     let ids: Vec<i32> = (0..u.int_in_range(0..=6)?)
@@ -549,7 +549,7 @@ fn table_on_cpu(
     let values = u64::from(cache.positions) * u64::from(cache.columns);
     if values <= SMALL_BUFFER && cache.element == ElementType::F16 {
         let values = vec![f16::from_f32(0.5); usize::try_from(values).expect("it is small")];
-        if let Ok(rows) = reference::cached_table(spec, &values, &values, &ids) {
+        if let Ok(rows) = reference::table_from_cos_sin(spec, &values, &values, &ids) {
             assert_eq!(rows.len(), ids.len() * cache.pairs as usize);
         }
     }

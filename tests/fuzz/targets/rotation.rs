@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use wgpu_rope::{
-    ElementType, HeadLayout, Limits, Pairing, Placement, PlannedDispatch, Resource, RopePlan,
-    RotateSpec, Storage, TensorView,
+    ElementType, HeadLayout, Limits, Operand, Pairing, Placement, PlannedDispatch, Resource,
+    RopePlan, RotateSpec, Storage, TensorView,
 };
 
 /// An element of a buffer: that of the query (0) or of the key (1), and its first byte.
@@ -303,9 +303,9 @@ pub fn check(plan: &RopePlan, placement: Placement, dispatches: &[PlannedDispatc
                     let pairs = u64::from(spec.config().rotary_dim() / 2).next_multiple_of(2);
                     spec.rows_needed(spec.tokens()) * pairs * 8
                 }
-                Resource::Query if placement.shared => ends[0].max(ends[1]),
-                Resource::Query => ends[0],
-                Resource::Key => ends[1],
+                Resource::Tensor(Operand::Query) if placement.shared => ends[0].max(ends[1]),
+                Resource::Tensor(Operand::Query) => ends[0],
+                Resource::Tensor(Operand::Key) => ends[1],
                 other => panic!("a rotation binds no {other:?}"),
             };
             assert!(bytes.end <= end, "bound past what the operand needs");
@@ -374,7 +374,7 @@ fn invocation(
     let side = &seen.sides[usize::from(is_key)];
     let group = group - if is_key { seen.sides[0].groups } else { 0 };
     let binding = &seen.planned.bindings[side.binding];
-    let buffer = u8::from(binding.resource == Resource::Key);
+    let buffer = u8::from(binding.resource == Resource::Tensor(Operand::Key));
     let row = seen.first_row + batch * seen.row_of_batch + token * seen.row_of_token;
     // Elements of a unit.
     let each = seen.unit() / seen.element.bytes();

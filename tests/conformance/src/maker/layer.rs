@@ -212,9 +212,7 @@ impl Maker {
         let unused = unused.transpose()?.unwrap_or(table);
         for planned in dispatches {
             let buffer = |resource| match resource {
-                Resource::Tensor(operand) | Resource::Weights(operand) => {
-                    buffers[places[&operand].buffer as usize]
-                }
+                Resource::Tensor(operand) => buffers[places[&operand].buffer as usize],
                 Resource::Unused => unused,
                 _ => table,
             };

@@ -14,16 +14,16 @@ mod common;
 use common::{CONTEXTS, NO_USAGE, channels, contexts_with, name, row_bits, table_words};
 use wgpu_rope::half::{bf16, f16};
 use wgpu_rope::{
-    CacheLayout, CosSinTable, Direction, Element, ElementType, Frequencies, GpuContext, HeadLayout,
-    Limits, Pairing, PositionSource, Positions, RopeConfig, RotateSpec, TablePlan, TableSpec,
-    reference,
+    CosSinLayout, CosSinTable, Direction, Element, ElementType, Frequencies, GpuContext,
+    HeadLayout, Limits, Pairing, PositionSource, Positions, RopeConfig, RotateSpec, TablePlan,
+    TableSpec, reference,
 };
 
 const DIRECTIONS: [Direction; 3] = [Direction::Forward, Direction::Inverse, Direction::Adjoint];
 const IDENTITY: [u32; 2] = [0x3f80_0000, 0];
 
-fn layout<T: Element>(positions: u32, columns: u32, pairs: u32) -> CacheLayout {
-    CacheLayout {
+fn layout<T: Element>(positions: u32, columns: u32, pairs: u32) -> CosSinLayout {
+    CosSinLayout {
         positions,
         columns,
         pairs,
@@ -31,12 +31,12 @@ fn layout<T: Element>(positions: u32, columns: u32, pairs: u32) -> CacheLayout {
     }
 }
 
-fn spec(layout: CacheLayout, direction: Direction) -> TableSpec {
-    TableSpec::cached(layout).with_direction(direction)
+fn spec(layout: CosSinLayout, direction: Direction) -> TableSpec {
+    TableSpec::from_cos_sin(layout).with_direction(direction)
 }
 
 /// cos and sin as a model may have cached them, times a factor that is not 1 and rounded to its type.
-fn cache<T: Element>(layout: CacheLayout) -> [Vec<T>; 2] {
+fn cache<T: Element>(layout: CosSinLayout) -> [Vec<T>; 2] {
     let mut random = fastrand::Rng::with_seed(layout.columns.into());
     let angles: Vec<f32> = (0..layout.positions * layout.columns)
         .map(|_| random.f32() * 6.3)
@@ -69,7 +69,7 @@ fn filled<T: Element>(
     let table = context.kernel().table(spec, rows).unwrap();
     let [cos, sin] = uploaded(context, values, from);
     let fill = table
-        .bind_cache(
+        .bind_cos_sin(
             cos.slice(4 * from as u64..),
             sin.slice(4 * from as u64 + 4..),
             positions,
@@ -116,7 +116,7 @@ fn rows_of_every_kind<T: Element>() {
             let spec = spec(layout, direction);
             let inside: Vec<i32> = ids.iter().copied().filter(is_row).collect();
             let [cos, sin] = &values;
-            let twin = reference::cached_table(&spec, cos, sin, &inside).unwrap();
+            let twin = reference::table_from_cos_sin(&spec, cos, sin, &inside).unwrap();
             for (at, made) in twin.iter().enumerate() {
                 let (row, pair) = (inside[at / pairs as usize] as u32, at as u32 % pairs);
                 let value = |side: &[T]| side[(row * columns + pair) as usize].widen();
@@ -174,7 +174,7 @@ fn every_16_bit_value_is_widened_as_on_the_cpu() {
         let ids: Vec<i32> = (0..258).collect();
         let spec = spec(layout, Direction::Forward);
         let [cos, sin] = &values;
-        let twin = reference::cached_table(&spec, cos, sin, &ids).unwrap();
+        let twin = reference::table_from_cos_sin(&spec, cos, sin, &ids).unwrap();
         for context in &*CONTEXTS {
             let rows = (&spec, 258);
             let (words, faults) = filled(context, rows, &values, Positions::From(0), 0);
@@ -256,7 +256,7 @@ fn values_that_are_no_rotation() {
     let faults = all.iter().filter(|(_, valid)| !valid).count();
     for direction in DIRECTIONS {
         let spec = spec(layout, direction);
-        let twin = reference::cached_table(&spec, cos, sin, &[0]).unwrap();
+        let twin = reference::table_from_cos_sin(&spec, cos, sin, &[0]).unwrap();
         for ((entry, valid), made) in all.iter().zip(&twin) {
             let bits = made.map(f32::to_bits);
             match direction {
@@ -317,12 +317,12 @@ fn counted_rows_begin_and_end_within_the_cache() {
         if served == 0 {
             assert_eq!(
                 plan.fill(source, 0..0, [0; 2]).unwrap_err().to_string(),
-                format!("positions: must start within the cache, got {start}")
+                format!("positions: must start within the given cos and sin, got {start}")
             );
             continue;
         }
         let ids: Vec<i32> = (start..start + i32::try_from(served).unwrap()).collect();
-        let twin = reference::cached_table(&spec, cos, sin, &ids).unwrap();
+        let twin = reference::table_from_cos_sin(&spec, cos, sin, &ids).unwrap();
         let mut expected = row_bits(&twin, 5);
         expected.resize(6 * 6, [0, 0]);
         for context in &*CONTEXTS {
@@ -331,7 +331,7 @@ fn counted_rows_begin_and_end_within_the_cache() {
         }
     }
     // From a buffer they may count out of it: rows 11, 12, then two that are not there, twice.
-    let twin = reference::cached_table(&spec, cos, sin, &[11, 12]).unwrap();
+    let twin = reference::table_from_cos_sin(&spec, cos, sin, &[11, 12]).unwrap();
     let mut sequence = row_bits(&twin, 5);
     let mut missing = vec![IDENTITY; 5];
     missing.push([0, 0]);
@@ -359,7 +359,7 @@ fn small_grids_take_several_dispatches() {
     let outside = ids.iter().filter(|id| **id >= 40).count();
     let mut expected = Vec::new();
     for id in &ids {
-        let row = reference::cached_table(&spec, &values[0], &values[1], &[*id])
+        let row = reference::table_from_cos_sin(&spec, &values[0], &values[1], &[*id])
             .unwrap_or_else(|_| vec![[1.0, 0.0]; 33]);
         expected.extend(row_bits(&row, 33));
     }
@@ -403,7 +403,7 @@ fn a_rotation_with_a_cache_is_that_of_its_rows() {
         for direction in DIRECTIONS {
             let spec = spec(layout, direction);
             let mut twin = before.clone();
-            let rows = reference::cached_table(&spec, cos, sin, &ids).unwrap();
+            let rows = reference::table_from_cos_sin(&spec, cos, sin, &ids).unwrap();
             let [query, key] = &mut twin;
             reference::rotate(&rotate, &rows, query, Some(key)).unwrap();
             // By this test's own word, in f32 steps.
@@ -422,7 +422,7 @@ fn a_rotation_with_a_cache_is_that_of_its_rows() {
                 let mut made = before.clone();
                 let [query, key] = &mut made;
                 let rotated =
-                    context.rotate_cached(&rotate, &spec, cos, sin, &ids, query, Some(key));
+                    context.rotate_with_cos_sin(&rotate, &spec, cos, sin, &ids, query, Some(key));
                 pollster::block_on(rotated).unwrap();
                 for (made, twin) in made.iter().zip(&twin) {
                     assert_eq!(
@@ -448,7 +448,7 @@ fn cos_sin_and_ids_may_share_a_buffer() {
     let values = cache::<f32>(layout);
     let spec = spec(layout, Direction::Forward);
     let ids = [5, 0, 3];
-    let rows = reference::cached_table(&spec, &values[0], &values[1], &ids).unwrap();
+    let rows = reference::table_from_cos_sin(&spec, &values[0], &values[1], &ids).unwrap();
     let mut words: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
     for side in &values {
         words.extend(side.iter().map(|value| value.to_bits()));
@@ -457,7 +457,7 @@ fn cos_sin_and_ids_may_share_a_buffer() {
         let buffer = context.upload(&words, NO_USAGE).unwrap();
         let table = context.kernel().table(&spec, 3).unwrap();
         let fill = table
-            .bind_cache(
+            .bind_cos_sin(
                 buffer.slice(12..108),
                 buffer.slice(108..),
                 Positions::Ids(buffer.slice(..12)),
@@ -496,14 +496,14 @@ fn cos_and_sin_may_share_their_rows() {
         // The twin takes the same slices, and no shorter ones.
         let inside: Vec<i32> = ids.iter().copied().filter(|id| *id <= last).collect();
         let sin = &joint[pairs as usize..];
-        let twin = reference::cached_table(&spec, &joint, sin, &inside).unwrap();
+        let twin = reference::table_from_cos_sin(&spec, &joint, sin, &inside).unwrap();
         let outside = 3 * pairs as usize..4 * pairs as usize;
         let known = expected[..outside.start]
             .iter()
             .chain(&expected[outside.end..]);
         let twin: Vec<_> = twin.iter().map(|entry| entry.map(f32::to_bits)).collect();
         assert!(twin.iter().eq(known));
-        let shorter = reference::cached_table(&spec, &joint, &sin[1..], &[0]);
+        let shorter = reference::table_from_cos_sin(&spec, &joint, &sin[1..], &[0]);
         assert_eq!(
             shorter.unwrap_err().to_string(),
             format!(
@@ -521,7 +521,7 @@ fn cos_and_sin_may_share_their_rows() {
             let positions = Positions::Ids(listed.slice(..));
             for cos in [buffer.slice(..), buffer.slice(..end - half)] {
                 let fill = table
-                    .bind_cache(cos, buffer.slice(half..), positions)
+                    .bind_cos_sin(cos, buffer.slice(half..), positions)
                     .unwrap();
                 context.run(|pass| fill.record(pass, 5)).unwrap();
             }
@@ -545,7 +545,7 @@ fn cos_and_sin_may_share_their_rows() {
 }
 
 fn bound(table: &CosSinTable, cos: wgpu::BufferSlice<'_>, sin: wgpu::BufferSlice<'_>) -> String {
-    match table.bind_cache(cos, sin, Positions::From(0)) {
+    match table.bind_cos_sin(cos, sin, Positions::From(0)) {
         Ok(_) => "bound".into(),
         Err(error) => error.to_string(),
     }
@@ -560,7 +560,7 @@ fn what_cannot_be_is_refused_by_name() {
     let frequencies = Frequencies::new(&RopeConfig::new(16)).unwrap();
     for context in &*CONTEXTS {
         let kernel = context.kernel();
-        let table = kernel.table(&TableSpec::cached(half), 4).unwrap();
+        let table = kernel.table(&TableSpec::from_cos_sin(half), 4).unwrap();
         let buffer = |words: usize| context.upload(&vec![0_u32; words], NO_USAGE).unwrap();
         let (good, short) = (buffer(58), buffer(57));
         assert_eq!(bound(&table, good.slice(..), good.slice(..)), "bound");
@@ -591,18 +591,18 @@ fn what_cannot_be_is_refused_by_name() {
             "cos: must not be the buffer of the table, got that buffer"
         );
         let fault = |positions| {
-            let bound = table.bind_cache(good.slice(..), good.slice(..), positions);
+            let bound = table.bind_cos_sin(good.slice(..), good.slice(..), positions);
             bound.unwrap_err().to_string()
         };
         assert_eq!(
             fault(Positions::From(-1)),
-            "positions: must start within the cache, got -1"
+            "positions: must start within the given cos and sin, got -1"
         );
         let values = good.slice(..);
         let order = wgpu_rope::AxisOrder::Last;
         assert_eq!(
             fault(Positions::Coordinates { values, order }),
-            "positions: coordinates go with f32 angles, got exact angles or a cache"
+            "table: must have f32 angles for coordinates, got exact angles, or given cos and sin"
         );
         // The call for the other kind of table.
         assert_eq!(
@@ -610,12 +610,12 @@ fn what_cannot_be_is_refused_by_name() {
                 .bind_positions(Positions::From(0))
                 .unwrap_err()
                 .to_string(),
-            "table: is of a cache: bind it with bind_cache, got bind_positions"
+            "table: is of given cos and sin: bind it with bind_cos_sin, got bind_positions"
         );
         let exact = kernel.table(&TableSpec::new(&frequencies), 4).unwrap();
         assert_eq!(
             bound(&exact, good.slice(..), good.slice(..)),
-            "table: is made from frequencies: bind it with bind_positions, got bind_cache"
+            "table: is made from frequencies: bind it with bind_positions, got bind_cos_sin"
         );
         // The convenience looks at the ids before anything is done.
         let values = cache::<f16>(half);
@@ -623,24 +623,24 @@ fn what_cannot_be_is_refused_by_name() {
         let rotate = RotateSpec::new(&config, 1, 2, HeadLayout::bshd(2, 1, 16), ElementType::F32);
         let mut query = vec![1.0_f32; 32];
         let mut fault = |spec: &TableSpec, ids: &[i32]| {
-            let rotated =
-                context.rotate_cached(&rotate, spec, &values[0], &values[1], ids, &mut query, None);
+            let rotated = context
+                .rotate_with_cos_sin(&rotate, spec, &values[0], &values[1], ids, &mut query, None);
             pollster::block_on(rotated).unwrap_err().to_string()
         };
-        let spec = TableSpec::cached(half);
+        let spec = TableSpec::from_cos_sin(half);
         for id in [-1, 13] {
             assert_eq!(
                 fault(&spec, &[0, id]),
-                format!("table: positions must be within the cache's 13, got {id}")
+                format!("table: positions must be within the 13 of cos and sin, got {id}")
             );
         }
         assert_eq!(
-            fault(&TableSpec::cached(layout::<bf16>(13, 9, 8)), &[0, 1]),
-            "table: is planned of Bf16, got F16"
+            fault(&TableSpec::from_cos_sin(layout::<bf16>(13, 9, 8)), &[0, 1]),
+            "table: is planned of bf16, got f16"
         );
         assert_eq!(
             fault(&TableSpec::new(&frequencies), &[0, 1]),
-            "table: must be of a cache, got frequencies"
+            "table: must be of given cos and sin, got frequencies"
         );
         assert_eq!(query, [1.0; 32]);
     }
@@ -648,35 +648,35 @@ fn what_cannot_be_is_refused_by_name() {
 
 #[test]
 fn plans_and_twins_of_caches_refuse_by_name() {
-    let plan = |layout: CacheLayout| {
-        let plan = TablePlan::new(&TableSpec::cached(layout), 4, &Limits::default());
+    let plan = |layout: CosSinLayout| {
+        let plan = TablePlan::new(&TableSpec::from_cos_sin(layout), 4, &Limits::default());
         plan.unwrap_err().to_string()
     };
     assert_eq!(
         plan(layout::<f32>(0, 8, 8)),
-        "cache: must have at least one position and one pair, got [0, 8]"
+        "cos and sin: must have at least one position and one pair, got [0, 8]"
     );
     assert_eq!(
         plan(layout::<f32>(8, 8, 0)),
-        "cache: must have at least one position and one pair, got [8, 0]"
+        "cos and sin: must have at least one position and one pair, got [8, 0]"
     );
     assert_eq!(
         plan(layout::<f32>(8, 7, 8)),
-        "cache: must have a column for each of 8 pairs, got 7"
+        "cos and sin: must have a column for each of 8 pairs, got 7"
     );
     assert_eq!(
         plan(layout::<f16>((1 << 16) + 1, 1 << 16, 8)),
-        "cache: elements must be fewer than 2^32 - 1, got an overflow"
+        "cos and sin: elements must be fewer than 2^32 - 1, got an overflow"
     );
     assert_eq!(
         plan(layout::<f32>(1 << 20, 64, 64)),
-        "cache: needs max_storage_buffer_binding_size of 268435456, the device has 134217728; request it in required_limits"
+        "cos and sin: needs max_storage_buffer_binding_size of 268435456, the device has 134217728; request it in required_limits"
     );
     assert_eq!(
         plan(layout::<f32>(1, 70_000, 65_537)),
         "pairs: must be at most 65,536, got an overflow"
     );
-    let spec = TableSpec::cached(layout::<f32>(3, 2, 2));
+    let spec = TableSpec::from_cos_sin(layout::<f32>(3, 2, 2));
     let table = TablePlan::new(&spec, 4, &Limits::default()).unwrap();
     for cache in [[2, 0], [0, 6]] {
         let fault = table
@@ -685,11 +685,11 @@ fn plans_and_twins_of_caches_refuse_by_name() {
         let got = cache[0].max(cache[1]);
         assert_eq!(
             fault.to_string(),
-            format!("cache: byte offset must be a multiple of 4, got {got}")
+            format!("cos and sin: byte offset must be a multiple of 4, got {got}")
         );
     }
     let fault = |spec: &TableSpec, cos: &[f32], ids: &[i32]| {
-        let made = reference::cached_table(spec, cos, &[0.0; 6], ids);
+        let made = reference::table_from_cos_sin(spec, cos, &[0.0; 6], ids);
         made.unwrap_err().to_string()
     };
     let six = [1.0; 6];
@@ -699,22 +699,22 @@ fn plans_and_twins_of_caches_refuse_by_name() {
     );
     assert_eq!(
         fault(&spec, &six, &[0, 3]),
-        "table: positions must be within the cache's 3, got 3"
+        "table: positions must be within the 3 of cos and sin, got 3"
     );
     assert_eq!(
-        fault(&TableSpec::cached(layout::<f16>(3, 2, 2)), &six, &[0]),
-        "table: is planned of F16, got F32"
+        fault(&TableSpec::from_cos_sin(layout::<f16>(3, 2, 2)), &six, &[0]),
+        "table: is planned of f16, got f32"
     );
     let frequencies = Frequencies::new(&RopeConfig::new(4)).unwrap();
     assert_eq!(
         fault(&TableSpec::new(&frequencies), &six, &[0]),
-        "table: must be of a cache, got frequencies"
+        "table: must be of given cos and sin, got frequencies"
     );
     assert_eq!(
         reference::table(&spec, (&[0]).into())
             .unwrap_err()
             .to_string(),
-        "table: must be made from frequencies, got a cache"
+        "table: must be made from frequencies, got given cos and sin"
     );
     let rotate = RotateSpec::new(
         &RopeConfig::new(4),
@@ -726,6 +726,6 @@ fn plans_and_twins_of_caches_refuse_by_name() {
     let oracle = reference::rotate_f64(&rotate, &spec, (&[0]).into(), &[1.0_f32; 4]);
     assert_eq!(
         oracle.unwrap_err().to_string(),
-        "table: must be made from frequencies, got a cache"
+        "table: must be made from frequencies, got given cos and sin"
     );
 }
