@@ -9,12 +9,12 @@
 //   1 rows       storage, read        the cos/sin table: bits of f32 values
 //   2 query      storage, read_write  the first tensor, and the second where both are in one buffer
 //   3 key        storage, read_write  the second tensor, *_two only
-// All are bound as u32 words or four of them at once; f32 values are bitcast.
+// All are bound as u32 words or several of them at once; f32 values are bitcast.
 //
 // Override constants
 //   WORKGROUP    invocations along x
 //   LANES        invocations that share a head of a token
-//   PAIRS        pairs that are rotated, the first of the rotary window
+//   PAIRS        pairs that are rotated, the first of the rotary window (windows_* only: LANES tells it elsewhere)
 //   KEEP         pairs with the entry (1, 0) are left alone, bit for bit
 //   ELEMENT      the element type (element.wgsl)
 //   INTERLEAVED  pair k is read from channels (2k, 2k + 1), else from (k, k + half of its block of the rotary window)
@@ -120,13 +120,25 @@ fn slice_of(side: Side, at: Place, head: u32) -> u32 {
     return side.first + at.batch * side.batch_stride + at.token * side.token_stride + head * side.head_stride;
 }
 
+/// Whether a part holds whole pairs and is written where it was read. Neighbouring lanes then take neighbouring parts, each one of the
+/// first half and one of the second, so that a load of many lanes is of bytes without gaps.
+fn are_pairs_whole() -> bool {
+    return INTERLEAVED && WRITES_INTERLEAVED;
+}
+
 /// Where in a head the first part of a lane stands, read or written.
 fn part_of(lane: u32, interleaved: bool) -> u32 {
+    if (are_pairs_whole()) {
+        return lane;
+    }
     return select(lane + lane / BLOCK * BLOCK, 2u * lane, interleaved);
 }
 
 /// From there to its second part.
 fn apart(interleaved: bool) -> u32 {
+    if (are_pairs_whole()) {
+        return LANES;
+    }
     return select(params.distance, 1u, interleaved);
 }
 
@@ -239,18 +251,21 @@ fn turned(parts: Parts, turn: Turn) -> Parts {
 // ---- 16 bytes at a time ----
 
 fn turn_of_quads(row: u32, lane: u32) -> Turn {
-    // An element of row_quads is (cos, sin) of an even pair and of the odd one behind it.
+    // An element of row_quads is (cos, sin) of an even pair and of the odd one behind it. Entries go with the parts that hold their pairs,
+    // or one behind the other where both parts hold each pair.
+    let first = select(2u * lane, lane, are_pairs_whole());
+    let behind = select(1u, LANES, are_pairs_whole());
     if (ELEMENT == F32) {
-        let r0 = bitcast<vec4<f32>>(row_quads[row + 2u * lane]);
-        let r1 = bitcast<vec4<f32>>(row_quads[row + 2u * lane + 1u]);
+        let r0 = bitcast<vec4<f32>>(row_quads[row + first]);
+        let r1 = bitcast<vec4<f32>>(row_quads[row + first + behind]);
         let c = vec4(r0.xz, r1.xz);
         let s = vec4(r0.yw, r1.yw);
         return Turn(c, s, c, s);
     }
-    let r0 = bitcast<vec4<f32>>(row_quads[row + 4u * lane]);
-    let r1 = bitcast<vec4<f32>>(row_quads[row + 4u * lane + 1u]);
-    let r2 = bitcast<vec4<f32>>(row_quads[row + 4u * lane + 2u]);
-    let r3 = bitcast<vec4<f32>>(row_quads[row + 4u * lane + 3u]);
+    let r0 = bitcast<vec4<f32>>(row_quads[row + 2u * first]);
+    let r1 = bitcast<vec4<f32>>(row_quads[row + 2u * first + 1u]);
+    let r2 = bitcast<vec4<f32>>(row_quads[row + 2u * (first + behind)]);
+    let r3 = bitcast<vec4<f32>>(row_quads[row + 2u * (first + behind) + 1u]);
     if (INTERLEAVED) {
         return Turn(vec4(r0.xz, r1.xz), vec4(r0.yw, r1.yw), vec4(r2.xz, r3.xz), vec4(r2.yw, r3.yw));
     }
@@ -496,25 +511,34 @@ fn turn_of_words(row: u32, lane: u32) -> Turn {
         let r = bitcast<vec2<f32>>(row_pairs[row + lane]);
         return Turn(vec4(r.x), vec4(r.y), vec4(r.x), vec4(r.y));
     }
-    let a = bitcast<vec2<f32>>(row_pairs[row + 2u * lane]);
-    let b = bitcast<vec2<f32>>(row_pairs[row + 2u * lane + 1u]);
+    let first = select(2u * lane, lane, are_pairs_whole());
+    let behind = select(1u, LANES, are_pairs_whole());
+    let a = bitcast<vec2<f32>>(row_pairs[row + first]);
+    let b = bitcast<vec2<f32>>(row_pairs[row + first + behind]);
     return Turn(vec4(a.x), vec4(a.y), vec4(b.x), vec4(b.y));
 }
 
-fn rotate_query_word(slice: u32, lane: u32, turn: Turn) {
+/// The two words of a lane. Of f32 they are one pair.
+fn word_pair(slice: u32, lane: u32) -> vec2<u32> {
+    if (ELEMENT == F32 && INTERLEAVED) {
+        return slice + vec2(2u * lane, 2u * lane + 1u);
+    }
     let a = slice + part_of(lane, INTERLEAVED);
-    let b = a + apart(INTERLEAVED);
-    let parts = turned(Parts(vec4(query_words[a]), vec4(query_words[b])), turn);
-    query_words[a] = parts.a.x;
-    query_words[b] = parts.b.x;
+    return vec2(a, a + apart(INTERLEAVED));
+}
+
+fn rotate_query_word(slice: u32, lane: u32, turn: Turn) {
+    let at = word_pair(slice, lane);
+    let parts = turned(Parts(vec4(query_words[at.x]), vec4(query_words[at.y])), turn);
+    query_words[at.x] = parts.a.x;
+    query_words[at.y] = parts.b.x;
 }
 
 fn rotate_key_word(slice: u32, lane: u32, turn: Turn) {
-    let a = slice + part_of(lane, INTERLEAVED);
-    let b = a + apart(INTERLEAVED);
-    let parts = turned(Parts(vec4(key_words[a]), vec4(key_words[b])), turn);
-    key_words[a] = parts.a.x;
-    key_words[b] = parts.b.x;
+    let at = word_pair(slice, lane);
+    let parts = turned(Parts(vec4(key_words[at.x]), vec4(key_words[at.y])), turn);
+    key_words[at.x] = parts.a.x;
+    key_words[at.y] = parts.b.x;
 }
 
 @compute @workgroup_size(WORKGROUP)

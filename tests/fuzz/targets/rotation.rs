@@ -135,14 +135,26 @@ impl<'a> Seen<'a> {
         }
     }
 
-    /// Units of a head from its first, read or written: the last one that a lane takes.
-    fn last_part(&self, interleaved: bool) -> u64 {
-        let lane = self.lanes - 1;
-        if interleaved {
-            2 * lane + 1
+    /// Whether a unit holds whole pairs that stay there.
+    fn are_pairs_whole(&self) -> bool {
+        self.interleaved == [true; 2] && self.unit() > self.element.bytes()
+    }
+
+    /// The two units of a head that a lane takes, counted from its first, read or written.
+    fn parts(&self, lane: u64, interleaved: bool) -> [u64; 2] {
+        if self.are_pairs_whole() {
+            [lane, self.lanes + lane]
+        } else if interleaved {
+            [2 * lane, 2 * lane + 1]
         } else {
-            lane + lane / self.block * self.block + self.distance
+            let first = lane + lane / self.block * self.block;
+            [first, first + self.distance]
         }
+    }
+
+    /// The last unit that a lane takes.
+    fn last_part(&self, interleaved: bool) -> u64 {
+        self.parts(self.lanes - 1, interleaved)[1]
     }
 
     /// Entries of the table in one of its units, and the last unit of a row that is read.
@@ -396,15 +408,11 @@ fn invocation(
         }
         // The elements of both parts of the lane, by pairs.
         let place = |interleaved: bool, pair: u64| -> [Element; 2] {
-            let part = |second: u64| {
-                let (first, apart) = if interleaved {
-                    (2 * lane, 1)
-                } else {
-                    (lane + lane / seen.block * seen.block, seen.distance)
-                };
-                (slice + first + second * apart) * each
+            let parts = seen.parts(lane, interleaved);
+            let at = |index: u64| {
+                let part = slice + parts[usize::from(index >= each)];
+                element(part * each + index % each)
             };
-            let at = |index: u64| element(part(index / each) + index % each);
             if interleaved {
                 [at(2 * pair), at(2 * pair + 1)]
             } else {
@@ -413,7 +421,12 @@ fn invocation(
         };
         let (entries, _) = seen.row_units();
         for pair in 0..each {
-            let k = lane * each + pair;
+            let k = if seen.are_pairs_whole() {
+                let half = each / 2;
+                seen.parts(lane, true)[usize::from(pair >= half)] * half + pair % half
+            } else {
+                lane * each + pair
+            };
             // The row's own unit, counted in entries.
             assert!(k < seen.row_stride * entries);
             let entry = Some((row, u32::try_from(k).expect("a pair of a head")));
