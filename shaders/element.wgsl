@@ -2,15 +2,9 @@
 //
 // It has no bindings and no entry points: the other files are joined behind it.
 
-/// 0 f32; two to a word: 1 f16, 2 bf16.
-override ELEMENT: u32 = 0u;
-
+// Element types: f32; two to a word: f16, and 2, bf16.
 const F32: u32 = 0u;
 const F16: u32 = 1u;
-
-fn widened(half: vec4<u32>) -> vec4<f32> {
-    return widened_from(ELEMENT, half);
-}
 
 /// 16 bits of each component, in the low half, to f32. Exact.
 fn widened_from(element: u32, half: vec4<u32>) -> vec4<f32> {

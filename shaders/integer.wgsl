@@ -1,7 +1,8 @@
 // integer.wgsl: products of 64 bits, and quotients and roots of f32 numbers that are rounded correctly, in u32 arithmetic only.
 //
-// WGSL promises no correctly rounded division, and inverseSqrt to 2 ulp only. The steps are those of src/integer.rs, the twin on
-// the CPU. It has no bindings and no entry points: the other files are joined behind it.
+// WGSL promises no correctly rounded division, and inverseSqrt to 2 ulp only. src/integer.rs is the twin on the CPU: the root has the
+// same steps there, a quotient is the processor's own, which IEEE 754 rounds. It has no bindings and no entry points: the other files are
+// joined behind it.
 
 /// The product of two u32, from their halves: high word, low word.
 fn mul_wide(a: u32, b: u32) -> vec2<u32> {

@@ -13,8 +13,8 @@
 //   0 params     uniform              Params
 //   1 rows       storage, read        the table: rows of cos and sin, slots, scales of the query; bits of f32 and i32
 //   2 weights    storage, read        weights of the norms
-//   3 to 8       storage, read_write  the buffers of all tensors and of their scales. Which of them holds which tensor is in
-//                                     override constants, since tensors may share a buffer and a buffer has to be bound once. What
+//   3 to 8       storage, read_write  the buffers of all tensors and of their scales, as vec4<u32> (octets) or atomic<u32>
+//                                     (channels). Which of them holds which tensor is in override constants, since tensors may share a buffer and a buffer has to be bound once. What
 //                                     is not needed is bound to something that nobody else uses.
 //
 // Override constants; those with a name of a stream exist for each
@@ -47,7 +47,9 @@
 //             channels and a window of 16.
 //   channels  a workgroup takes a head, channel by channel: any type, layout and pairing
 //
-// Grid: x = workgroups across the query's heads, then the key's, then the value's; y = tokens, exactly; z = batch.
+// Grid: x = workgroups across the query's heads, then the key's, then the value's; y = tokens, exactly; z = batch. A workgroup of octets has
+// WORKGROUP / LANES heads side by side, and ROUNDS such rows of heads one after the other; one of channels has one head, or with WHOLE all
+// heads of a stream that has a norm.
 // Every word is written by one invocation, but for halves and bytes of a word, which are written by atomic operations. No two tokens may have
 // the same slot: what is left of both is a mixture.
 // Tail: invocations past the last head, token or batch entry store nothing, nor do tokens whose slot is not in the cache.
@@ -472,9 +474,6 @@ fn weights_of(stream: u32, n: u32) -> Octet {
 }
 
 fn normalised(stream: u32, octet: Octet, factor: f32, weight: Octet) -> Octet {
-    if (norm_of(stream) == 0u) {
-        return octet;
-    }
     let a = barrier(octet.a * vec4(factor));
     let b = barrier(octet.b * vec4(factor));
     if (norm_of(stream) == 1u) {
@@ -560,7 +559,8 @@ fn rotated(octets: Octets, turn: Turn) -> Octets {
 /// behind the window, in order.
 fn octets_of(stream: u32, n: u32) -> vec2<u32> {
     if (!rotates(stream)) {
-        return vec2(2u * n, 2u * n + 1u);
+        // Of a sum, neighbours; without one, those by which neighbouring lanes load and store bytes without gaps.
+        return select(vec2(n, n + dim_of(stream) / 16u), vec2(2u * n, 2u * n + 1u), norm_of(stream) > 0u);
     }
     let turning = WINDOW / 16u;
     let before = OFFSET / 8u;

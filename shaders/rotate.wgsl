@@ -16,7 +16,7 @@
 //   LANES        invocations that share a head of a token
 //   PAIRS        pairs that are rotated, the first of the rotary window (windows_* only: LANES tells it elsewhere)
 //   KEEP         pairs with the entry (1, 0) are left alone, bit for bit
-//   ELEMENT      the element type (element.wgsl)
+//   ELEMENT      element type: 0 f32, 1 f16, 2 bf16
 //   INTERLEAVED  pair k is read from channels (2k, 2k + 1), else from (k, k + half of its block of the rotary window)
 //   WRITES_INTERLEAVED  the same of where it is written; the same as INTERLEAVED but for moves_* and windows_*
 //   BLOCK        lanes of a block of the rotary window; LANES where it is one block (not windows_*)
@@ -40,6 +40,7 @@ override WORKGROUP: u32 = 64u;
 override LANES: u32 = 16u;
 override PAIRS: u32 = 64u;
 override KEEP: bool = false;
+override ELEMENT: u32 = 0u;
 override INTERLEAVED: bool = false;
 override WRITES_INTERLEAVED: bool = false;
 override BLOCK: u32 = 16u;
@@ -168,6 +169,10 @@ fn turned_x(x: vec4<f32>, y: vec4<f32>, c: vec4<f32>, s: vec4<f32>) -> vec4<f32>
 
 fn turned_y(x: vec4<f32>, y: vec4<f32>, c: vec4<f32>, s: vec4<f32>) -> vec4<f32> {
     return barrier(x * s) + barrier(y * c);
+}
+
+fn widened(half: vec4<u32>) -> vec4<f32> {
+    return widened_from(ELEMENT, half);
 }
 
 fn narrowed(value: vec4<f32>) -> vec4<u32> {

@@ -19,7 +19,7 @@
 //   SCALED       whether the factor is anything but 1 or -1 (turns.wgsl)
 //   SIGNED       whether any rate is negative
 //   F32_ANGLES   position times frequency in f32 (fill_counted and fill_listed; fill_coordinates always does so)
-//   ELEMENT      type of the caller's values (element.wgsl)
+//   ELEMENT      type of the caller's values: 0 f32, 1 f16, 2 bf16
 //   BACKWARD     the caller's sin is negated
 //   DIVIDED      the caller's cos and sin are divided by cos^2 + sin^2
 //   QUERY_SCALE  the query scale of each row is written too (fill_counted and fill_listed only)
@@ -34,6 +34,7 @@
 // Grid: x = workgroups across the pairs, y = rows, exactly.
 // Tail: invocations past the last pair or the last row write nothing.
 
+override ELEMENT: u32 = 0u;
 override WORKGROUP: u32 = 64u;
 override F32_ANGLES: bool = false;
 override SIGNED: bool = true;

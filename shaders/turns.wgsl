@@ -7,7 +7,7 @@
 //
 // It has no bindings and no entry points. It is joined behind integer.wgsl, and table.wgsl behind it.
 
-// Written without branches: a driver that runs on a CPU executes both sides of each under a mask, through memory.
+// Exact angles are computed without branches: a driver that runs on a CPU executes both sides of each under a mask, through memory.
 
 /// Whether entries are multiplied by a factor; false where its magnitude is 1.
 override SCALED: bool = true;

@@ -517,7 +517,7 @@ impl RopeConfig {
         Self { pairing, ..self }
     }
 
-    /// How many channels rotate: the length r of the rotary window, even. The others are left alone, bit for bit.
+    /// How many channels rotate: the length r of the rotary window, even. The others are not turned; in a rotation in place they keep every bit.
     #[must_use]
     pub fn with_rotary_dim(self, rotary_dim: u32) -> Self {
         Self { rotary_dim, ..self }

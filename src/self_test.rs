@@ -64,9 +64,10 @@ impl SelfTest {
 
 impl GpuContext {
     /// Makes 1,088 table entries on the device (frequencies of both signs from 2^-64 to 2^16, positions up to the ends of i32,
-    /// an attention factor); rotates Q and K of every element type, half-split by 16 bytes and interleaved by words; and runs a layer
-    /// in one dispatch, with QK-norm, rotation, and K and V to pages in f16, where the device can ([`LayerTest`]). It compares all bits
-    /// with the CPU's. An application can call it at start-up: it takes as long as the driver needs to compile nine pipelines.
+    /// an attention factor); rotates Q and K of every element type, half-split by 16 bytes, interleaved by words, and from interleaved to
+    /// half-split; and runs a layer in one dispatch, with QK-norm, rotation, and K and V to pages in f16, where the device can ([`LayerTest`]).
+    /// It compares all bits with the CPU's. An application can call it at start-up: it takes as long as the driver needs to compile twelve
+    /// pipelines.
     ///
     /// # Errors
     /// [`RopeError`](crate::RopeError) where something could not be made or run; differing bits are in the result.
@@ -132,8 +133,8 @@ impl GpuContext {
         Ok(found)
     }
 
-    /// Rotates Q and K with the rows of the self-test's table: whole heads by 16 bytes, half-split; and a window of interleaved
-    /// pairs that starts off them, by words or, in 16 bits, by heads.
+    /// Rotates Q and K with the rows of the self-test's table: whole heads by 16 bytes, half-split; a window of interleaved pairs that
+    /// starts off them, by words or, in 16 bits, by heads; and whole heads whose pairs move, all of which are read before any is written.
     async fn self_test_rotation<T: Element>(
         &self,
         table: &TableSpec,
@@ -152,7 +153,8 @@ impl GpuContext {
             .with_rotary_dim(128)
             .with_rotary_offset(3)
             .with_pairing(Pairing::Interleaved);
-        for config in [whole, window] {
+        let moving = RopeConfig::new(128).with_pairing(Pairing::InterleavedToHalfSplit);
+        for config in [whole, window, moving] {
             let layout = |heads| HeadLayout::bshd(tokens, heads, config.head_dim());
             let spec = RotateSpec::new(&config, 1, tokens, layout(2), T::TYPE)
                 .with_key(layout(1), T::TYPE);

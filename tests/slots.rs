@@ -789,7 +789,7 @@ fn scales_are_refused_by_name() {
     let cached = TableSpec::from_cos_sin(layout).with_query_scale(scale.clone());
     assert_eq!(
         fault(TablePlan::new(&cached, 4, &limits)),
-        "table: must be made from frequencies for a query scale, got a cache"
+        "table: must be made from frequencies for a query scale, got given cos and sin"
     );
     let spec = TableSpec::new(&frequencies()).with_angles(Angles::F32);
     let scaled = spec.clone().with_query_scale(scale);
