@@ -101,6 +101,13 @@
 //!
 //! The crate compiles for wasm32; blocking calls exist natively only.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(
+    not(all(feature = "wgpu", feature = "huggingface", feature = "gguf")),
+    allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "links lead to what a feature brings, and the documentation that is published has all features"
+    )
+)]
 
 pub mod config;
 #[cfg(feature = "wgpu")]

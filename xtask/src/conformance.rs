@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use crate::{Failure, MEMBERS, Output, cargo, cross, root, setup, web};
+use crate::{Failure, Output, cargo, cross, members, root, setup, web};
 
 /// npm's packages: Dawn, and what drives a browser.
 const DAWN: &str = "webgpu@0.6.2";
@@ -261,7 +261,7 @@ pub(crate) fn program() -> Result<PathBuf, Failure> {
         "--example",
         "adapters",
     ];
-    cargo(&[&["build"], MEMBERS, &targets].concat())?;
+    cargo(&[&["build"], members(), &targets].concat())?;
     Ok(crate::built("conformance"))
 }
 

