@@ -2,7 +2,9 @@
 //!
 //! Both forms are read: `rope_theta` with `rope_scaling` (transformers 4), and `rope_parameters` (transformers 5), one set for
 //! all layers or one for each kind. What a file leaves out is the default of its family's class in transformers 5.23, and the result
-//! says so. A `model_type` that nobody knows is read by the general rules: half-split, theta and the rest from the file.
+//! says so. A `model_type` that nobody knows is read by the general rules: half-split, theta and the rest from the file; with a
+//! `qk_rope_head_dim` (multi-head latent attention) as DeepSeek V3, from interleaved to half-split pairs, and with its factor of the
+//! softmax.
 //!
 //! What a model multiplies its queries by, beside the rotation, is in
 //! [`LayerKind::query_scale`](super::LayerKind::query_scale): Llama 4's `attn_temperature_tuning`, `floor_scale` and `attn_scale`, and
@@ -39,7 +41,8 @@ mod vision;
 use serde_json::Value;
 
 use self::families::{
-    COMPOSITES, Family, Habit, Head, REFUSED, SIZES, TEXT, TextAxes, UNKNOWN, WITHOUT,
+    COMPOSITES, Family, Habit, Head, REFUSED, SIZES, TEXT, TextAxes, UNKNOWN, UNKNOWN_LATENT,
+    WITHOUT,
 };
 use self::scaling::Habits;
 use self::values::{
@@ -301,8 +304,14 @@ fn family<'a>(
     });
     Ok(match known {
         Some((name, family)) => (Some(name), family),
-        None => (None, &UNKNOWN),
+        None => (None, unknown(part)?),
     })
+}
+
+/// The general rules for a part: latent attention, where the key of its rotary part says so.
+fn unknown(part: &Object) -> Result<&'static Family> {
+    let is_latent = whole(part, "qk_rope_head_dim")?.is_some_and(|rope| rope > 0);
+    Ok(if is_latent { &UNKNOWN_LATENT } else { &UNKNOWN })
 }
 
 /// What a part says its positions are.
@@ -415,7 +424,7 @@ impl Reader<'_> {
         let mut config = RopeConfig::new(channels.head_dim)
             .with_theta(theta)
             .with_reversed(family.reversed)
-            .with_pairing(self.pairing()?);
+            .with_pairing(self.pairing(defaulted)?);
         if !matches!(scaled.scaling, Scaling::Proportional { .. }) {
             config = config
                 .with_rotary_dim(channels.rotary_dim)
@@ -531,13 +540,21 @@ impl Reader<'_> {
         Ok(family.theta)
     }
 
-    fn pairing(&self) -> Result<Pairing> {
-        let split = self.family.pairing == Pairing::InterleavedToHalfSplit
-            && flag(self.file, "rope_interleave")? == Some(false);
-        Ok(if split {
-            Pairing::HalfSplit
-        } else {
-            self.family.pairing
+    fn pairing(&self, defaulted: &mut Vec<&'static str>) -> Result<Pairing> {
+        const KEY: &str = "rope_interleave";
+        let pairing = self.family.pairing;
+        if pairing != Pairing::InterleavedToHalfSplit {
+            return Ok(pairing);
+        }
+        Ok(match flag(self.file, KEY)? {
+            Some(false) => Pairing::HalfSplit,
+            Some(true) => pairing,
+            None => {
+                if !self.family.is_known() {
+                    note(defaulted, KEY);
+                }
+                pairing
+            }
         })
     }
 
@@ -548,21 +565,11 @@ impl Reader<'_> {
         defaulted: &mut Vec<&'static str>,
     ) -> Result<Channels> {
         let (file, family) = (self.file, self.family);
-        let latent = match family.head {
-            Head::Latent { rope, nope } => Some((rope, nope)),
-            // The general rules know such heads by their keys.
-            _ if !family.is_known()
-                && present(file, "qk_rope_head_dim").is_some()
-                && present(file, "qk_nope_head_dim").is_some() =>
-            {
-                Some((64, 128))
-            }
-            _ => None,
-        };
-        if let Some((rope, nope)) = latent {
+        if let Head::Latent { rope, nope } = family.head {
             let mut said = |key: &'static str, default: u32| -> Result<u32> {
                 Ok(match whole(file, key)? {
                     Some(value) => value,
+                    None if !family.is_known() => return Err(missing(key)),
                     None => {
                         note(defaulted, key);
                         default

@@ -203,6 +203,10 @@ const fn text(names: &'static [&'static str]) -> Family {
 /// The general rules, for a model that nobody knows.
 pub(super) static UNKNOWN: Family = text(&[]);
 
+/// The general rules for latent attention, known by its `qk_rope_head_dim`: as DeepSeek V3, whose weights most of such models have the
+/// order of.
+pub(super) static UNKNOWN_LATENT: Family = text(&[]).pairing(InterleavedToHalfSplit).mla(64, 128);
+
 macro_rules! with {
     ($($field:ident: $type:ty),+ $(,)?) => {
         impl Family {
@@ -364,7 +368,7 @@ pub(super) static TEXT: &[Family] = &[
     text(&["arcee", "aria_text", "chameleon", "dbrx", "deepseek_ocr2_encoder", "diffllama", "doge", "dots1", "esmc", "eurobert", "falcon", "falcon_h1", "gpt_neox_japanese", "gradium_phonon_tts", "granite", "granite4_vision_text", "granite_docling_text", "granitemoe", "granitemoeshared", "hunyuan_v1_dense", "hunyuan_v1_moe", "hunyuan_vl_text", "hyperclovax", "idefics", "jais2", "kyutai_speech_to_text", "lasr_encoder", "llama", "mimi", "mimi_encoder", "mimi_decoder", "ministral", "mistral", "moshi", "nemotron3_diarization_audio", "olmo", "olmo2", "olmoe", "pocket_tts", "pocket_tts_audio_tokenizer", "pocket_tts_audio_tokenizer_encoder", "pocket_tts_audio_tokenizer_decoder", "qwen2", "qwen2_moe", "qwen3_moe", "starcoder2", "voxtral_realtime_text"]),
     text(&["afmoe"]).head(Head::Default(128)).layers(Layers::sliding(Every::last("global_attn_every_n_layers", 4)).nope(Nope::Full)),
     text(&["apertus"]).theta(12_000_000.0).defaults(r#"{"rope_type": "llama3", "rope_theta": 12000000.0, "factor": 8.0, "original_max_position_embeddings": 8192, "low_freq_factor": 1.0, "high_freq_factor": 4.0}"#),
-    text(&["axk1", "deepseek_v3", "deepseek_v32", "youtu"]).pairing(InterleavedToHalfSplit).mla(64, 128),
+    text(&["axk1", "deepseek_v3", "deepseek_v32", "joyai_llm_flash", "kimi_k2", "youtu"]).pairing(InterleavedToHalfSplit).mla(64, 128),
     text(&["axk2"]).pairing(InterleavedToHalfSplit).mla(32, 64),
     text(&["bailing_hybrid"]).pairing(InterleavedToHalfSplit).theta(6_000_000.0).mla(64, 128).layers(Layers::mixed("linear_attention", Every::last("layer_group_size", 5))),
     text(&["bamba", "glm4_moe", "glmasr_encoder", "nemotron", "nemotron3_5_transcribe_asr_audio", "nemotron3_5_transcribe_word_timestamp", "persimmon", "phi", "recurrent_gemma"]).partial(0.5),
@@ -412,7 +416,7 @@ pub(super) static TEXT: &[Family] = &[
     text(&["laguna"]).sets(Sets::NestedOnly).defaults(r#"{"full_attention": {"rope_type": "default", "rope_theta": 500000.0, "partial_rotary_factor": 0.5}, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}}"#).head(Head::Default(128)),
     text(&["lfm3"]).theta(1_000_000.0).defaults(r#"{"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": {"rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": 0.5}}"#).head(Head::Default(128)),
     text(&["llama4_text"]).pairing(Interleaved).theta(500_000.0).head(Head::Default(128)).layers(Layers::LISTED.nope(Nope::Listed { rotating: "chunked_attention" })).habit(Habit::Llama4),
-    text(&["longcat_flash"]).pairing(InterleavedToHalfSplit).theta(10_000_000.0).mla(64, 128),
+    text(&["longcat_flash", "longcat_flash_ngram"]).pairing(InterleavedToHalfSplit).theta(10_000_000.0).mla(64, 128),
     text(&["mellum"]).sets(Sets::NestedOnly).defaults(r#"{"full_attention": {"rope_type": "default", "rope_theta": 500000.0}, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}"#).head(Head::Default(128)),
     text(&["mimo_v2_flash"]).sets(Sets::NestedOnly).defaults(r#"{"full_attention": {"rope_type": "default", "rope_theta": 5000000.0, "partial_rotary_factor": 0.334}, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.334}}"#).partial(0.334).head(Head::Default(192)).layers(Layers::sliding(Every::last("", 6).starts_full())),
     text(&["minicpm3"]).mla(32, 64),

@@ -407,6 +407,46 @@ fn latent_attention_rotates_the_tail_and_scales_the_softmax() {
     assert_eq!(only(&split).config.pairing(), Pairing::HalfSplit);
 }
 
+/// Kimi K2 is DeepSeek V3 under a name of its own, and K2.5 has it as its text.
+#[test]
+fn kimi_k2_is_deepseek_v3() {
+    let kimi = r#"{"model_type": "kimi_k2", "hidden_size": 7168, "num_attention_heads": 64, "num_hidden_layers": 61,
+        "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+        "max_position_embeddings": 262144, "rope_theta": 50000.0,
+        "rope_scaling": {"type": "yarn", "factor": 64.0, "original_max_position_embeddings": 4096, "beta_fast": 32.0,
+                         "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0}}"#;
+    let model = read(kimi);
+    assert_eq!((model.family, model.layers.len()), (Some("kimi_k2"), 61));
+    let rope = model.only().unwrap();
+    let expected = RopeConfig::new(192)
+        .with_theta(5e4)
+        .with_rotary_dim(64)
+        .with_rotary_offset(128)
+        .with_pairing(Pairing::InterleavedToHalfSplit)
+        .with_scaling(Scaling::Yarn(
+            Yarn::new(64.0, 4096.0).with_mscale(Some(1.0), Some(1.0)),
+        ));
+    assert_eq!(rope.config, expected);
+    // (0.1 ln 64 + 1)^2
+    assert!((rope.softmax_factor - 2.004_739_7).abs() < 1e-6);
+    let text_of = format!(r#"{{"model_type": "kimi_k25", "text_config": {kimi}}}"#);
+    assert_eq!(read(&text_of), model);
+    // Others of that attention that nobody knows are read so too, and say what is taken for granted.
+    let unknown = read(&kimi.replace("kimi_k2", "new_k9"));
+    assert_eq!((unknown.family, unknown.only().unwrap()), (None, rope));
+    assert_eq!(unknown.defaulted, ["rope_interleave"]);
+    let said = read(&kimi.replace(r#""kimi_k2","#, r#""new_k9", "rope_interleave": false,"#));
+    assert_eq!(said.only().unwrap().config.pairing(), Pairing::HalfSplit);
+    assert!(said.defaulted.is_empty());
+    let half_said = kimi
+        .replace("kimi_k2", "new_k9")
+        .replace(r#""qk_nope_head_dim": 128, "#, "");
+    assert_eq!(
+        fault(&half_said),
+        "qk_nope_head_dim: must be given, got none"
+    );
+}
+
 #[test]
 fn kinds_of_layers_have_their_own() {
     let gemma3 = read(
