@@ -21,6 +21,10 @@
 //!   knows for Hunyuan, is read for every family.
 //! - **`rope_interleave`** counts for every family whose pairs go from interleaved to half-split. The classes `axk1`,
 //!   `deepseek_v3`, `glm4_moe_lite`, `mistral4` and `youtu` look at it; the others of that sort always take interleaved pairs.
+//! - **MiniMax** (Text-01, M1, and files of M2 that have that name) rotates `rotary_dim` channels and has the kinds of layers of
+//!   `attn_type_list`, as vLLM and llama.cpp have it. transformers' class rotates the whole head, and takes every second layer.
+//! - **MiMo-V2** has the thetas `rope_theta` and `swa_rope_theta` and the kinds of layers of `hybrid_layer_pattern`, as its remote code,
+//!   vLLM and `SGLang` have it. transformers' class takes those of MiMo-V2-Flash, whatever an older file says.
 //! - **`mrope_section`** has to add up to the pairs in every scheme. transformers cuts off or leaves to time what does not, where axes go
 //!   by turns.
 //! - **A model without RoPE** whose `position_embedding_type` is `rope` or `rotary` rotates, as the remote code that its file is of
@@ -699,7 +703,10 @@ impl Reader<'_> {
             });
         }
         if matches!(family.head, Head::Said | Head::Default(_)) {
-            for key in ["head_dim", "kv_channels", "attention_head_dim"] {
+            // Sliding layers may have heads of their own (MiMo-V2).
+            let own = (kind == "sliding_attention").then_some("swa_head_dim");
+            let keys = ["head_dim", "kv_channels", "attention_head_dim"];
+            for key in own.into_iter().chain(keys) {
                 if let Some(head_dim) = whole(file, key)? {
                     return Ok(head_dim);
                 }

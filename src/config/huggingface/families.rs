@@ -68,8 +68,31 @@ const MROPE_11_11_10: TextAxes = TextAxes::Interleaved([11, 11, 10]);
 pub(super) struct Layers {
     /// What layers are called that are not `full_attention`.
     pub(super) other: &'static str,
+    /// Where older files say it.
+    pub(super) list: Option<List>,
     pub(super) every: Option<Every>,
     pub(super) nope: Nope,
+}
+
+/// Which layers are `full_attention`, in files without `layer_types`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum List {
+    /// Those for which this list has this number.
+    Flags { key: &'static str, full: u32 },
+    /// Those in this list.
+    Indices(&'static str),
+    /// A list of names, over and over: `attention` and the other one.
+    Cycle(&'static str),
+}
+
+impl List {
+    /// The key, where its list has an entry for each layer.
+    pub(super) fn of_each(self) -> Option<&'static str> {
+        match self {
+            Self::Flags { key, .. } => Some(key),
+            Self::Indices(_) | Self::Cycle(_) => None,
+        }
+    }
 }
 
 /// Which layers are `full_attention`.
@@ -153,6 +176,13 @@ const MODERNBERT: GlobalLocal = GlobalLocal {
     local: 1e4,
     scales_both: true,
 };
+const MIMO: GlobalLocal = GlobalLocal {
+    global_key: "rope_theta",
+    global: 5e6,
+    local_key: Some("swa_rope_theta"),
+    local: 1e4,
+    scales_both: true,
+};
 const OLMO3: GlobalLocal = GlobalLocal {
     global_key: "rope_theta",
     global: 500_000.0,
@@ -165,7 +195,7 @@ const OLMO3: GlobalLocal = GlobalLocal {
 pub(super) enum Habit {
     Phi3,
     PhiMoe,
-    /// `rotary_dim` stands in files and means nothing.
+    /// `rotary_dim` stands in files, beside the factor that is what counts.
     NoRotaryDim,
     /// `rotary_dim`, else 64; theta is always 10,000.
     GptJ,
@@ -295,6 +325,7 @@ impl Family {
 impl Layers {
     pub(super) const LISTED: Self = Self {
         other: "sliding_attention",
+        list: None,
         every: None,
         nope: Nope::None,
     };
@@ -307,7 +338,16 @@ impl Layers {
         Self {
             other,
             every: Some(every),
-            nope: Nope::None,
+            ..Self::LISTED
+        }
+    }
+
+    /// Layers by a list, where older files have one.
+    const fn list(self, other: &'static str, list: List) -> Self {
+        Self {
+            other,
+            list: Some(list),
+            ..self
         }
     }
 
@@ -371,7 +411,8 @@ pub(super) static TEXT: &[Family] = &[
     text(&["axk1", "deepseek_v3", "deepseek_v32", "joyai_llm_flash", "kimi_k2", "youtu"]).pairing(InterleavedToHalfSplit).mla(64, 128),
     text(&["axk2"]).pairing(InterleavedToHalfSplit).mla(32, 64),
     text(&["bailing_hybrid"]).pairing(InterleavedToHalfSplit).theta(6_000_000.0).mla(64, 128).layers(Layers::mixed("linear_attention", Every::last("layer_group_size", 5))),
-    text(&["bamba", "glm4_moe", "glmasr_encoder", "nemotron", "nemotron3_5_transcribe_asr_audio", "nemotron3_5_transcribe_word_timestamp", "persimmon", "phi", "recurrent_gemma"]).partial(0.5),
+    text(&["bamba"]).partial(0.5).layers(Layers::LISTED.list("linear_attention", List::Indices("attn_layer_indices"))),
+    text(&["glm4_moe", "glmasr_encoder", "nemotron", "nemotron3_5_transcribe_asr_audio", "nemotron3_5_transcribe_word_timestamp", "persimmon", "phi"]).partial(0.5),
     text(&["beam"]).sets(Sets::NestedOnly).defaults(r#"{"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": null}"#).head(Head::Default(128)).layers(Layers::sliding(Every::last("", 6).ends_full())),
     text(&["bitnet", "csm_depth_decoder_model", "csm", "evolla", "flex_olmo"]).theta(500_000.0),
     text(&["blt_local_encoder", "blt_local_decoder", "blt_global_transformer", "cohere", "ernie4_5_moe"]).pairing(Interleaved).theta(500_000.0),
@@ -388,7 +429,7 @@ pub(super) static TEXT: &[Family] = &[
     text(&["diffusion_gemma_text", "gemma4_unified_text"]).sets(Sets::NestedOnly).defaults(GEMMA4).layers(Layers::sliding(Every::last("", 6).ends_full())).head(Head::Default(256)).global_head(512),
     text(&["dots3_note_audio_encoder"]).partial(0.5).head(Head::Default(64)),
     text(&["embedding_gemma2_text"]).sets(Sets::NestedOnly).defaults(r#"{"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": {"rope_type": "default", "rope_theta": 1000000.0}}"#).layers(Layers::sliding(Every::last("sliding_window_pattern", 6).ends_full())).head(Head::Default(256)).global_head(512),
-    text(&["emu3_text_model", "lfm2", "lfm2_moe", "mixtral"]).theta(1_000_000.0),
+    text(&["emu3_text_model", "mixtral"]).theta(1_000_000.0),
     text(&["ernie4_5"]).pairing(Interleaved).theta(500_000.0).head(Head::Default(128)),
     text(&["ernie4_5_vl_moe_text"]).pairing(Interleaved).theta(500_000.0).axes(TextAxes::SpatialFirst(22)),
     text(&["exaone4", "exaone_moe"]).layers(Layers::sliding(Every::last("sliding_window_pattern", 4)).nope(Nope::FullWhileSliding)),
@@ -414,13 +455,14 @@ pub(super) static TEXT: &[Family] = &[
     text(&["jina_embeddings_v3"]).theta(20_000.0),
     text(&["kolibri1"]).head(Head::Default(128)).layers(Layers::sliding(Every::last("", 5)).nope(Nope::FullWhileSliding)),
     text(&["laguna"]).sets(Sets::NestedOnly).defaults(r#"{"full_attention": {"rope_type": "default", "rope_theta": 500000.0, "partial_rotary_factor": 0.5}, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}}"#).head(Head::Default(128)),
+    text(&["lfm2", "lfm2_moe"]).theta(1_000_000.0).layers(Layers::LISTED.list("conv", List::Indices("full_attn_idxs"))),
     text(&["lfm3"]).theta(1_000_000.0).defaults(r#"{"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": {"rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": 0.5}}"#).head(Head::Default(128)),
     text(&["llama4_text"]).pairing(Interleaved).theta(500_000.0).head(Head::Default(128)).layers(Layers::LISTED.nope(Nope::Listed { rotating: "chunked_attention" })).habit(Habit::Llama4),
     text(&["longcat_flash", "longcat_flash_ngram"]).pairing(InterleavedToHalfSplit).theta(10_000_000.0).mla(64, 128),
     text(&["mellum"]).sets(Sets::NestedOnly).defaults(r#"{"full_attention": {"rope_type": "default", "rope_theta": 500000.0}, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}"#).head(Head::Default(128)),
-    text(&["mimo_v2_flash"]).sets(Sets::NestedOnly).defaults(r#"{"full_attention": {"rope_type": "default", "rope_theta": 5000000.0, "partial_rotary_factor": 0.334}, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.334}}"#).partial(0.334).head(Head::Default(192)).layers(Layers::sliding(Every::last("", 6).starts_full())),
+    text(&["mimo_v2", "mimo_v2_flash"]).sets(Sets::GlobalLocal(MIMO)).partial(0.334).head(Head::Default(192)).layers(Layers::sliding(Every::last("", 6).starts_full()).list("sliding_attention", List::Flags { key: "hybrid_layer_pattern", full: 0 })),
     text(&["minicpm3"]).mla(32, 64),
-    text(&["minimax"]).theta(1_000_000.0).layers(Layers::mixed("linear_attention", Every::first("", 2))).habit(Habit::NoRotaryDim),
+    text(&["minimax", "minimax_m1", "minimax_text_01"]).theta(1_000_000.0).layers(Layers::mixed("linear_attention", Every::first("", 2)).list("linear_attention", List::Flags { key: "attn_type_list", full: 1 })),
     text(&["minimax_m2"]).theta(5_000_000.0).head(Head::Default(128)),
     text(&["minimax_m3_vl_text"]).theta(5_000_000.0).head(Head::Default(128)).habit(Habit::NoRotaryDim),
     text(&["ministral3"]).defaults(r#"{"rope_theta": 1000000.0, "factor": 16.0, "original_max_position_embeddings": 16384, "beta_fast": 32.0, "beta_slow": 1.0, "mscale_all_dim": 1.0, "mscale": 1.0, "llama_4_scaling_beta": 0.1, "rope_type": "yarn"}"#).head(Head::Default(128)).habit(Habit::Ministral),
@@ -452,6 +494,7 @@ pub(super) static TEXT: &[Family] = &[
     text(&["qwen3_vl_moe_text"]).theta(500_000.0).axes(MROPE_24_20_20),
     text(&["qwen3_vl_text"]).theta(500_000.0).head(Head::Default(128)).axes(MROPE_24_20_20),
     text(&["qwen4_exp_text"]).head(Head::Default(256)).axes(MROPE_11_11_10),
+    text(&["recurrent_gemma"]).partial(0.5).layers(Layers::mixed("recurrent", Every::last("", 3)).list("recurrent", List::Cycle("block_types"))),
     text(&["smollm3"]).theta(2_000_000.0).layers(Layers::LISTED.nope(Nope::Listed { rotating: "full_attention" })),
     text(&["solar_open"]).theta(1_000_000.0).head(Head::Default(128)),
     text(&["stablelm"]).partial(0.25),

@@ -6,12 +6,12 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use super::Reader;
-use super::families::{DEPTHS, Every, Family, GlobalLocal, Nope, Phase, Sets};
+use super::families::{DEPTHS, Every, Family, GlobalLocal, Layers, List, Nope, Phase, Sets};
 use super::values::{
     Object, missing, numbers, numbers_or_null, object, positive, present, strings, whole, wholes,
 };
 use crate::config::model::Kinds;
-use crate::config::reading::note;
+use crate::config::reading::{cut, note};
 use crate::config::{LayerKind, LayerRope, ModelRope};
 use crate::error::{Result, RopeError};
 
@@ -51,7 +51,7 @@ pub(super) fn read(
     family: &'static Family,
 ) -> Result<Option<ModelRope>> {
     let mut defaulted = Vec::new();
-    let count = depth(file, name, &mut defaulted)?;
+    let count = depth(file, name, family, &mut defaulted)?;
     let parameters = parameters(file, family, count, &mut defaulted)?;
     let mut names = layer_names(file, family, count)?;
     if names.is_empty() && parameters.sets.iter().all(|(label, _)| label.is_empty()) {
@@ -356,6 +356,7 @@ fn per_layer<'a>(
 fn depth(
     file: &Object,
     name: Option<&str>,
+    family: &Family,
     defaulted: &mut Vec<&'static str>,
 ) -> Result<Option<u32>> {
     if let Some(count) = super::layer_count(file)? {
@@ -367,12 +368,14 @@ fn depth(
     let Some(&(_, count)) = class else {
         return Ok(None);
     };
-    for key in [
+    let own = family.layers.list.and_then(List::of_each);
+    let keys = [
         "layer_types",
         "no_rope_layers",
         "layer_rope_theta",
         "compress_ratios",
-    ] {
+    ];
+    for key in keys.into_iter().chain(own) {
         let listed = present(file, key).and_then(Value::as_array).map(Vec::len);
         if let Some(listed) = listed.filter(|listed| *listed > 0) {
             return u32::try_from(listed)
@@ -384,14 +387,43 @@ fn depth(
     Ok(Some(count))
 }
 
+/// A list with an entry for each layer. One that is longer goes on with layers that are not among the model's own: those that predict
+/// further tokens (Step 3.5).
+fn for_each<T>(key: &'static str, mut list: Vec<T>, count: Option<u32>) -> Result<Vec<T>> {
+    let Some(count) = count else { return Ok(list) };
+    if list.len() < count as usize {
+        return Err(RopeError::config(
+            key,
+            format!("must have an entry for each of {count} layers"),
+            list.len(),
+        ));
+    }
+    list.truncate(count as usize);
+    Ok(list)
+}
+
 /// The type of every layer: listed, or by the family's rule; none where neither says.
 fn layer_names(file: &Object, family: &Family, count: Option<u32>) -> Result<Vec<String>> {
-    let every = family.layers.every;
-    if let Some(mut names) = strings(file, "layer_types")? {
+    let Layers {
+        other, every, list, ..
+    } = family.layers;
+    // The second is what Zamba2 and Granite's hybrids called the first.
+    for key in ["layer_types", "layers_block_type"] {
+        let Some(names) = strings(file, key)?.filter(|names| !names.is_empty()) else {
+            continue;
+        };
+        let mut names = for_each(key, names, count)?;
         if let (Some(last), true) = (names.last_mut(), every.is_some_and(|rule| rule.ends_full)) {
             "full_attention".clone_into(last);
         }
         return Ok(names);
+    }
+    let named = |is_full: bool| if is_full { "full_attention" } else { other }.to_owned();
+    if let Some(List::Flags { key, full }) = list {
+        if let Some(flags) = wholes(file, key)?.filter(|flags| !flags.is_empty()) {
+            let flags = for_each(key, flags, count)?;
+            return Ok(flags.into_iter().map(|flag| named(flag == full)).collect());
+        }
     }
     let Some(count) = count else {
         return Ok(Vec::new());
@@ -419,6 +451,33 @@ fn layer_names(file: &Object, family: &Family, count: Option<u32>) -> Result<Vec
             .map(|rotates| name(rotates).to_owned())
             .collect());
     }
+    match list {
+        Some(List::Indices(key)) => {
+            if let Some(full) = wholes(file, key)? {
+                let full: HashSet<u32> = full.into_iter().collect();
+                return Ok((0..count)
+                    .map(|layer| named(full.contains(&layer)))
+                    .collect());
+            }
+        }
+        Some(List::Cycle(key)) => {
+            if let Some(names) = strings(file, key)?.filter(|names| !names.is_empty()) {
+                // Only names that are known are repeated: others might be as long as the file.
+                let known = ["attention", other];
+                let known = |name: &String| known.into_iter().find(|known| known == name);
+                let names: Vec<_> = names
+                    .iter()
+                    .map(|name| {
+                        let rule = || format!("must be attention or {other}");
+                        known(name).ok_or_else(|| RopeError::config(key, rule(), cut(name).0))
+                    })
+                    .collect::<Result<_>>()?;
+                let names = names.into_iter().map(str::to_owned);
+                return Ok(names.cycle().take(count as usize).collect());
+            }
+        }
+        Some(List::Flags { .. }) | None => {}
+    }
     let Some(rule) = every else {
         return Ok(Vec::new());
     };
@@ -431,14 +490,8 @@ fn layer_names(file: &Object, family: &Family, count: Option<u32>) -> Result<Vec
     if period == 0 {
         return Err(RopeError::config(rule.key, "must be at least 1", period));
     }
-    let name = |layer: u32| {
-        if rule.is_full(layer, count, period) {
-            "full_attention"
-        } else {
-            family.layers.other
-        }
-    };
-    Ok((0..count).map(|layer| name(layer).to_owned()).collect())
+    let name = |layer| named(rule.is_full(layer, count, period));
+    Ok((0..count).map(name).collect())
 }
 
 impl Every {
@@ -474,7 +527,9 @@ impl Turn {
 
 /// `no_rope_layers`, whose 1 means that a layer does rotate; or every so many that do not.
 fn rope_flags(file: &Object, count: u32) -> Result<Vec<bool>> {
-    if let Some(flags) = wholes(file, "no_rope_layers")?.filter(|flags| !flags.is_empty()) {
+    const KEY: &str = "no_rope_layers";
+    if let Some(flags) = wholes(file, KEY)?.filter(|flags| !flags.is_empty()) {
+        let flags = for_each(KEY, flags, Some(count))?;
         return Ok(flags.into_iter().map(|flag| flag != 0).collect());
     }
     let interval = whole(file, "no_rope_layer_interval")?.unwrap_or(4);
@@ -488,6 +543,14 @@ fn rope_flags(file: &Object, count: u32) -> Result<Vec<bool>> {
     Ok((0..count)
         .map(|layer| (layer + 1) % interval != 0)
         .collect())
+}
+
+fn layer_thetas(file: &Object, count: u32) -> Result<Option<Vec<f64>>> {
+    const KEY: &str = "layer_rope_theta";
+    let thetas = numbers_or_null(file, KEY)?;
+    thetas
+        .map(|thetas| for_each(KEY, thetas, Some(count)))
+        .transpose()
 }
 
 fn rotating(file: &Object, family: &Family, names: &[String]) -> Result<Vec<Turn>> {
@@ -507,7 +570,7 @@ fn rotating(file: &Object, family: &Family, names: &[String]) -> Result<Vec<Turn
             let flags = rope_flags(file, count)?;
             flags.into_iter().map(turn).collect()
         }
-        Nope::LayerTheta => match numbers_or_null(file, "layer_rope_theta")? {
+        Nope::LayerTheta => match layer_thetas(file, count)? {
             None => Vec::new(),
             Some(thetas) => {
                 let each = |theta: f64| {
@@ -520,7 +583,7 @@ fn rotating(file: &Object, family: &Family, names: &[String]) -> Result<Vec<Turn
                 thetas.into_iter().map(each).collect()
             }
         },
-        Nope::LayerFlag => match numbers_or_null(file, "layer_rope_theta")? {
+        Nope::LayerFlag => match layer_thetas(file, count)? {
             Some(flags) => flags.into_iter().map(|flag| turn(flag != 0.0)).collect(),
             None => {
                 let last = count.saturating_sub(1);

@@ -1,4 +1,4 @@
-use super::families::{Nope, Sets};
+use super::families::{List, Nope, Sets};
 use super::vision::{Scheme, TOWERS};
 use super::*;
 use crate::config::{AxisRun, LayerRope, Yarn};
@@ -76,6 +76,10 @@ fn described(family: &Family) -> String {
         Nope::NullTheta => "none rotates where theta is null",
         Nope::Cross => "cross-attention does not rotate",
     };
+    let list = family.layers.list.map_or_else(String::new, |list| {
+        let (List::Flags { key, .. } | List::Indices(key) | List::Cycle(key)) = list;
+        format!("layers by `{key}`")
+    });
     let only_if = family.only_if.map_or_else(String::new, |(key, value)| {
         format!("only where `{key}` is {value}")
     });
@@ -84,7 +88,7 @@ fn described(family: &Family) -> String {
         Some(Habit::Ministral) => "queries are scaled by position",
         _ => "",
     };
-    let notes: Vec<_> = [axes, nope, &only_if, query]
+    let notes: Vec<_> = [axes, &list, nope, &only_if, query]
         .into_iter()
         .filter(|note| !note.is_empty())
         .collect();
@@ -558,6 +562,138 @@ fn kinds_of_layers_have_their_own() {
     );
     assert!(nested.kind("sliding_attention").unwrap().rope.is_none());
     assert_eq!(nested.layers, [0, 1]);
+}
+
+/// Which layers rotate.
+fn turning(model: &ModelRope) -> Vec<bool> {
+    let of = |kind: &usize| model.kinds[*kind].rope.is_some();
+    model.layers.iter().map(of).collect()
+}
+
+/// MiniMax-Text-01 and M1; and M2, whose first files have the name of the older ones.
+#[test]
+fn minimax_rotates_as_many_channels_as_it_says_in_the_layers_that_it_says() {
+    let text = |name: &str, types: &str| {
+        format!(
+            r#"{{"model_type": "{name}", "hidden_size": 6144, "num_attention_heads": 64, "head_dim": 128, "num_hidden_layers": 8,
+                "rope_theta": 10000000, "rotary_dim": 64, "attn_type_list": {types}}}"#
+        )
+    };
+    for name in ["minimax", "minimax_text_01", "minimax_m1"] {
+        let model = read(&text(name, "[0, 0, 0, 0, 0, 0, 0, 1]"));
+        assert_eq!(model.family, Some(name));
+        assert_eq!(
+            model.only().unwrap().config,
+            RopeConfig::new(128).with_rotary_dim(64).with_theta(1e7)
+        );
+        let mut expected = [false; 8];
+        expected[7] = true;
+        assert_eq!(turning(&model), expected);
+    }
+    let m2 = read(&text("minimax", "[1, 1, 1, 1, 1, 1, 1, 1]"));
+    assert_eq!((turning(&m2), m2.kinds.len()), (vec![true; 8], 1));
+    // As transformers has it where nothing is listed.
+    let bare = read(r#"{"model_type": "minimax", "num_hidden_layers": 3}"#);
+    assert_eq!(turning(&bare), [true, false, true]);
+    assert_eq!(
+        fault(&text("minimax", "[0, 1]")),
+        "attn_type_list: must have an entry for each of 8 layers, got 2"
+    );
+}
+
+#[test]
+fn mimo_v2_has_another_theta_in_sliding_layers() {
+    let text = |name: &str| {
+        format!(
+            r#"{{"model_type": "{name}", "hidden_size": 4096, "num_attention_heads": 64, "head_dim": 192, "v_head_dim": 128,
+                "swa_head_dim": 192, "num_hidden_layers": 4, "hybrid_layer_pattern": [0, 1, 1, 0], "rope_theta": 10000000,
+                "swa_rope_theta": 20000, "partial_rotary_factor": 0.334, "sliding_window_size": 128}}"#
+        )
+    };
+    let rope = |theta| RopeConfig::new(192).with_rotary_dim(64).with_theta(theta);
+    for name in ["mimo_v2", "mimo_v2_flash"] {
+        let model = read(&text(name));
+        assert_eq!(model.layers, [0, 1, 1, 0]);
+        for (kind, theta) in [("full_attention", 1e7), ("sliding_attention", 2e4)] {
+            let kind = model.kind(kind).unwrap().rope.as_ref().unwrap();
+            assert_eq!(kind.config, rope(theta));
+        }
+        assert!(model.defaulted.is_empty(), "{:?}", model.defaulted);
+    }
+    let other = read(&text("mimo_v2").replace(r#""swa_head_dim": 192"#, r#""swa_head_dim": 128"#));
+    let sliding = &other.layer(1).unwrap().rope.as_ref().unwrap().config;
+    assert_eq!((sliding.head_dim(), sliding.rotary_dim()), (128, 42));
+}
+
+/// The published forms of hybrids whose layers `layer_types` does not list.
+#[test]
+fn hybrids_list_their_attention_in_their_own_keys() {
+    for (text, expected) in [
+        (
+            r#"{"model_type": "bamba", "hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 4, "rope_theta": 10000.0,
+                "attn_layer_indices": [1, 3], "attn_rotary_emb": 64}"#,
+            [false, true, false, true],
+        ),
+        (
+            r#"{"model_type": "zamba2", "hidden_size": 2560, "num_attention_heads": 32, "num_hidden_layers": 4, "use_mem_rope": true,
+                "rope_theta": 10000, "layers_block_type": ["mamba", "hybrid", "mamba", "mamba"], "hybrid_layer_ids": [1]}"#,
+            [false, true, false, false],
+        ),
+        (
+            r#"{"model_type": "recurrent_gemma", "hidden_size": 2560, "num_attention_heads": 10, "num_hidden_layers": 4,
+                "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "block_types": ["recurrent", "recurrent", "attention"]}"#,
+            [false, false, true, false],
+        ),
+        (
+            r#"{"model_type": "lfm2", "hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 4, "rope_theta": 1000000.0,
+                "full_attn_idxs": [2], "block_dim": 1024}"#,
+            [false, false, true, false],
+        ),
+        (
+            r#"{"model_type": "granitemoehybrid", "hidden_size": 1536, "num_attention_heads": 12, "num_hidden_layers": 4,
+                "position_embedding_type": "rope", "layers_block_type": ["mamba", "mamba", "attention", "mamba"]}"#,
+            [false, false, true, false],
+        ),
+    ] {
+        assert_eq!(turning(&read(text)), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_list_that_is_repeated_has_known_names() {
+    let text = r#"{"model_type": "recurrent_gemma", "num_hidden_layers": 3, "block_types": ["recurrent", "other"]}"#;
+    assert_eq!(
+        fault(text),
+        "block_types: must be attention or recurrent, got other"
+    );
+}
+
+/// Step 3.5 lists those that predict further tokens behind its own.
+#[test]
+fn lists_are_of_the_layers_that_there_are() {
+    let text = |types: &str, more: &str| {
+        format!(
+            r#"{{"model_type": "llama", "head_dim": 64, "rope_theta": 1e4, "num_hidden_layers": 2, "layer_types": {types}{more}}}"#
+        )
+    };
+    let three = r#"["full_attention", "full_attention", "sliding_attention"]"#;
+    let model = read(&text(three, ""));
+    assert_eq!((model.layers, model.kinds.len()), (vec![0, 0], 1));
+    assert_eq!(read(&text("[]", "")).layers, [0, 0]);
+    assert_eq!(
+        fault(&text(r#"["full_attention"]"#, "")),
+        "layer_types: must have an entry for each of 2 layers, got 1"
+    );
+    let short = r#", "no_rope_layers": [1]"#;
+    assert_eq!(
+        fault(&text(three, short).replace("llama", "smollm3")),
+        "no_rope_layers: must have an entry for each of 2 layers, got 1"
+    );
+    let short = r#", "layer_rope_theta": [1e4]"#;
+    assert_eq!(
+        fault(&text(three, short).replace("llama", "granite_swa")),
+        "layer_rope_theta: must have an entry for each of 2 layers, got 1"
+    );
 }
 
 #[test]
