@@ -19,6 +19,9 @@
 //!   ends of YaRN's ramp whatever these say.
 //! - **Types of scaling** that transformers has not: `ntk` and `deepseek_yarn` are vLLM's; `alpha` beside `dynamic`, which transformers
 //!   knows for Hunyuan, is read for every family.
+//! - **XD-RoPE** (Hunyuan-VL's `xdrope_section`) has a section of pairs for each of four axes: position, column, row and image. Its own
+//!   code repeats the list of sections, and vLLM and llama.cpp agree; transformers doubles each section, and so turns the two channels of
+//!   a pair by different axes, in what it saves as `dynamic` with `mrope_section` too.
 //! - **`rope_interleave`** counts for every family whose pairs go from interleaved to half-split. The classes `axk1`,
 //!   `deepseek_v3`, `glm4_moe_lite`, `mistral4` and `youtu` look at it; the others of that sort always take interleaved pairs.
 //! - **MiniMax** (Text-01, M1, and files of M2 that have that name) rotates `rotary_dim` channels and has the kinds of layers of
@@ -771,17 +774,15 @@ impl Reader<'_> {
 
     fn axes(&self, set: &Object, pairs: u32, defaulted: &mut Vec<&'static str>) -> Result<Axes> {
         let family = self.family;
-        if present(set, "xdrope_section").is_some() {
-            return Err(RopeError::config(
-                "xdrope_section",
-                "turns the two channels of a pair by different axes, which is no rotation",
-                "one",
-            ));
-        }
-        let given = wholes(set, "mrope_section")?;
+        // The second is what Hunyuan's vision models call the first.
+        let key = ["mrope_section", "xdrope_section"]
+            .into_iter()
+            .find(|key| present(set, key).is_some())
+            .unwrap_or("mrope_section");
+        let given = wholes(set, key)?;
         let fault = |rule: String, sections: &[u32]| {
             let got = format!("{sections:?}");
-            Err(RopeError::config("mrope_section", rule, got))
+            Err(RopeError::config(key, rule, got))
         };
         let scheme = match (family.axes, &given) {
             // The general rules know sections by their key.
@@ -802,7 +803,7 @@ impl Reader<'_> {
         }
         let mut sections = |default: [u32; 3]| {
             given.clone().unwrap_or_else(|| {
-                note(defaulted, "mrope_section");
+                note(defaulted, key);
                 default.to_vec()
             })
         };

@@ -75,9 +75,12 @@ pub(super) fn read(
         "linear" => Scaling::Linear {
             factor: required("factor")?,
         },
-        "dynamic" if present(set, "alpha").is_some() => Scaling::NtkAlpha {
-            alpha: required("alpha")?,
-        },
+        // Hunyuan's: its text models call it dynamic, its vision models by the sections that go with it.
+        "dynamic" | "xdrope" if name == "xdrope" || present(set, "alpha").is_some() => {
+            Scaling::NtkAlpha {
+                alpha: required("alpha")?,
+            }
+        }
         "dynamic" => Scaling::Dynamic {
             factor: required("factor")?,
             max_position_embeddings: longest()?,
@@ -154,17 +157,10 @@ pub(super) fn read(
             rotated_pairs: super::values::truncated((partial * f64::from(head_dim) / 2.0).floor()),
             factor: positive(set, "factor")?.unwrap_or(1.0),
         },
-        "xdrope" => {
-            return Err(RopeError::config(
-                "rope_type",
-                "xdrope turns the two channels of a pair by different axes, which is no rotation: not supported",
-                name,
-            ));
-        }
         other => {
             return Err(RopeError::config(
                 "rope_type",
-                "must be default, linear, dynamic, ntk, yarn, longrope, llama3 or proportional",
+                "must be default, linear, dynamic, ntk, yarn, longrope, llama3, proportional or xdrope",
                 other,
             ));
         }

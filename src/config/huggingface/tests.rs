@@ -801,7 +801,7 @@ fn faults_name_the_key() {
         ),
         (
             r#"{"head_dim": 64, "rope_theta": 1, "rope_scaling": {"rope_type": "new"}}"#,
-            "rope_type: must be default, linear, dynamic, ntk, yarn, longrope, llama3 or proportional, got new",
+            "rope_type: must be default, linear, dynamic, ntk, yarn, longrope, llama3, proportional or xdrope, got new",
         ),
         (
             r#"{"head_dim": 64, "rope_theta": 1, "rope_scaling": {"type": "llama3", "factor": 8}}"#,
@@ -966,6 +966,31 @@ fn the_audio_of_a_refused_family_is_refused_with_the_reason() {
     assert_eq!(
         read_part(without, Part::Audio).unwrap_err().to_string(),
         "part: must be a part of the file, which has none, got audio"
+    );
+}
+
+/// `HunyuanOCR`, in its own form and as transformers 5 saves it.
+#[test]
+fn xdrope_has_a_section_for_each_of_four_axes() {
+    let own = r#"{"model_type": "hunyuan_vl", "hidden_size": 1024, "num_attention_heads": 16, "attention_head_dim": 128, "head_dim": 128,
+        "num_hidden_layers": 24, "max_position_embeddings": 32768, "rope_theta": 10000.0,
+        "rope_scaling": {"type": "xdrope", "alpha": 1000.0, "beta_fast": 32, "beta_slow": 1, "factor": 1.0, "mscale": 1.0,
+                         "mscale_all_dim": 1.0, "xdrope_section": [16, 16, 16, 16]}}"#;
+    let expected = RopeConfig::new(128)
+        .with_axes(Axes::Sectioned(vec![16; 4]))
+        .with_scaling(Scaling::NtkAlpha { alpha: 1000.0 });
+    assert_eq!(only(own).config, expected);
+    let saved = own
+        .replace(r#""type": "xdrope""#, r#""rope_type": "dynamic""#)
+        .replace("xdrope_section", "mrope_section");
+    assert_eq!(read(&saved), read(own));
+    assert_eq!(
+        fault(&own.replace("16, 16]", "16, 15]")),
+        "xdrope_section: must add up to 64 pairs, got [16, 16, 16, 15]"
+    );
+    assert_eq!(
+        fault(&own.replace(r#""alpha": 1000.0, "#, "")),
+        "alpha: must be given, got none"
     );
 }
 
