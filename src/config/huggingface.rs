@@ -22,6 +22,9 @@
 //! - **XD-RoPE** (Hunyuan-VL's `xdrope_section`) has a section of pairs for each of four axes: position, column, row and image. Its own
 //!   code repeats the list of sections, and vLLM and llama.cpp agree; transformers doubles each section, and so turns the two channels of
 //!   a pair by different axes, in what it saves as `dynamic` with `mrope_section` too.
+//! - **Pairs are those of the weights in the file.** transformers permutes the rows of Q and K of some models when it loads them, and back
+//!   when it saves: their files have interleaved pairs, where its classes have half-split ones (the vision towers of Kimi K2.5 and Step 3.7,
+//!   Pixtral in Mistral Large 4, Gradium's Phonon TTS).
 //! - **`rope_interleave`** counts for every family whose pairs go from interleaved to half-split. The classes `axk1`,
 //!   `deepseek_v3`, `glm4_moe_lite`, `mistral4` and `youtu` look at it; the others of that sort always take interleaved pairs.
 //! - **MiniMax** (Text-01, M1, and files of M2 that have that name) rotates `rotary_dim` channels and has the kinds of layers of
@@ -266,7 +269,7 @@ fn read_vision(part: &Object, composite: Option<&str>) -> Result<Option<ModelRop
         return read_text(part, None);
     }
     match vision::find(own, composite) {
-        Some(tower) => tower.read(part).map(Some),
+        Some(tower) => tower.read(part, composite).map(Some),
         None => Err(RopeError::config(
             "model_type",
             "must be a vision family that is known",

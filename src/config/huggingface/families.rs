@@ -405,7 +405,7 @@ impl Every {
 /// Text models and others with one position for each token, or with M-RoPE.
 #[rustfmt::skip]
 pub(super) static TEXT: &[Family] = &[
-    text(&["arcee", "aria_text", "chameleon", "dbrx", "deepseek_ocr2_encoder", "diffllama", "doge", "dots1", "esmc", "eurobert", "falcon", "falcon_h1", "gpt_neox_japanese", "gradium_phonon_tts", "granite", "granite4_vision_text", "granite_docling_text", "granitemoe", "granitemoeshared", "hunyuan_v1_dense", "hunyuan_v1_moe", "hunyuan_vl_text", "hyperclovax", "idefics", "jais2", "kyutai_speech_to_text", "lasr_encoder", "llama", "mimi", "mimi_encoder", "mimi_decoder", "ministral", "mistral", "moshi", "nemotron3_diarization_audio", "olmo", "olmo2", "olmoe", "pocket_tts", "pocket_tts_audio_tokenizer", "pocket_tts_audio_tokenizer_encoder", "pocket_tts_audio_tokenizer_decoder", "qwen2", "qwen2_moe", "qwen3_moe", "starcoder2", "voxtral_realtime_text"]),
+    text(&["arcee", "aria_text", "chameleon", "dbrx", "deepseek_ocr2_encoder", "diffllama", "doge", "dots1", "esmc", "eurobert", "falcon", "falcon_h1", "gpt_neox_japanese", "granite", "granite4_vision_text", "granite_docling_text", "granitemoe", "granitemoeshared", "hunyuan_v1_dense", "hunyuan_v1_moe", "hunyuan_vl_text", "hyperclovax", "idefics", "jais2", "kyutai_speech_to_text", "lasr_encoder", "llama", "mimi", "mimi_encoder", "mimi_decoder", "ministral", "mistral", "moshi", "nemotron3_diarization_audio", "olmo", "olmo2", "olmoe", "pocket_tts", "pocket_tts_audio_tokenizer", "pocket_tts_audio_tokenizer_encoder", "pocket_tts_audio_tokenizer_decoder", "qwen2", "qwen2_moe", "qwen3_moe", "starcoder2", "voxtral_realtime_text"]),
     text(&["afmoe"]).head(Head::Default(128)).layers(Layers::sliding(Every::last("global_attn_every_n_layers", 4)).nope(Nope::Full)),
     text(&["apertus"]).theta(12_000_000.0).defaults(r#"{"rope_type": "llama3", "rope_theta": 12000000.0, "factor": 8.0, "original_max_position_embeddings": 8192, "low_freq_factor": 1.0, "high_freq_factor": 4.0}"#),
     text(&["axk1", "deepseek_v3", "deepseek_v32", "joyai_llm_flash", "kimi_k2", "youtu"]).pairing(InterleavedToHalfSplit).mla(64, 128),
@@ -416,7 +416,7 @@ pub(super) static TEXT: &[Family] = &[
     text(&["beam"]).sets(Sets::NestedOnly).defaults(r#"{"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": null}"#).head(Head::Default(128)).layers(Layers::sliding(Every::last("", 6).ends_full())),
     text(&["bitnet", "csm_depth_decoder_model", "csm", "evolla", "flex_olmo"]).theta(500_000.0),
     text(&["blt_local_encoder", "blt_local_decoder", "blt_global_transformer", "cohere", "ernie4_5_moe"]).pairing(Interleaved).theta(500_000.0),
-    text(&["blt_patcher"]).pairing(Interleaved),
+    text(&["blt_patcher", "gradium_phonon_tts"]).pairing(Interleaved),
     text(&["cohere2"]).pairing(Interleaved).layers(Layers::sliding(Every::last("sliding_window_pattern", 4)).nope(Nope::Full)),
     text(&["cohere2_moe"]).pairing(Interleaved).head(Head::Default(128)).layers(Layers::sliding(Every::last("sliding_window_pattern", 4)).nope(Nope::Full)),
     text(&["cohere_compass_text", "qwen3_omni_moe_talker_text"]).axes(MROPE_24_20_20),

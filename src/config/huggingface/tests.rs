@@ -108,10 +108,12 @@ fn scheme(scheme: Scheme) -> &'static str {
     match scheme {
         Scheme::Axial => "row, then column",
         Scheme::AxialFromOne => "column, then row, from 1",
-        Scheme::WidthFirst => "column, then row, of positions (row, column)",
-        Scheme::WidthFirstInterleaved => "the same, interleaved, from 1",
-        Scheme::Kimi => "column and row by turns",
-        Scheme::Pixtral => "row, then column, of one list of frequencies",
+        Scheme::WidthFirst => "column, then row, interleaved, of positions (row, column)",
+        Scheme::WidthFirstFromOne => "the same, from 1",
+        Scheme::Kimi => "column and row by turns, interleaved",
+        Scheme::Pixtral => {
+            "row, then column, of one list of frequencies (interleaved in Mistral Large 4)"
+        }
         Scheme::Gemma4 => "a block for column, one for row",
         Scheme::MiniMax => "frame, row, column",
         Scheme::Llama4 => "column, then row, interleaved, from 1",
@@ -756,6 +758,36 @@ fn parts_are_known_by_their_keys() {
         (grid.first, grid.suffix_tokens, grid.image_size),
         (1, 1, Some([336, 336]))
     );
+}
+
+/// transformers permutes the rows of these when it loads them (`PermuteForRope` of its `conversion_mapping.py`).
+#[test]
+fn pairs_are_those_of_the_weights_in_the_file() {
+    let vision = |model: &str, vision: &str| {
+        let text = format!(r#"{{"model_type": "{model}", "vision_config": {{{vision}}}}}"#);
+        let model = read_part(&text, Part::Vision).unwrap().unwrap();
+        model.only().unwrap().config.clone()
+    };
+    let kimi = r#""vt_hidden_size": 1152, "vt_num_attention_heads": 16, "vt_num_hidden_layers": 27, "patch_size": 14"#;
+    let kimi = vision("kimi_k25", kimi);
+    assert_eq!(
+        (kimi.head_dim(), kimi.axes()),
+        (72, &Axes::AxialAlternating)
+    );
+    let step = vision("step3p7", r#""width": 1536, "heads": 16, "layers": 47"#);
+    let pixtral =
+        r#""model_type": "pixtral", "hidden_size": 1664, "head_dim": 104, "rope_theta": 10000.0"#;
+    for config in [kimi, step, vision("mistral_large4", pixtral)] {
+        assert_eq!(config.pairing(), Pairing::Interleaved, "{config:?}");
+    }
+    // Elsewhere it has the order that its class has.
+    for model in ["mistral3", "lighton_ocr"] {
+        assert_eq!(vision(model, pixtral).pairing(), Pairing::HalfSplit);
+    }
+    let tts = only(
+        r#"{"model_type": "gradium_phonon_tts", "hidden_size": 1024, "num_attention_heads": 16}"#,
+    );
+    assert_eq!(tts.config.pairing(), Pairing::Interleaved);
 }
 
 #[test]

@@ -34,11 +34,11 @@ pub(super) enum Scheme {
     Axial,
     /// The same with rows and columns from 1.
     AxialFromOne,
-    /// The first half of the pairs column, the second row, of positions (row, column).
+    /// Interleaved pairs, the first half of them column, the second row, of positions (row, column).
     WidthFirst,
-    /// The same of interleaved pairs, rows and columns from 1.
-    WidthFirstInterleaved,
-    /// Column and row by turns.
+    /// The same, rows and columns from 1.
+    WidthFirstFromOne,
+    /// Interleaved pairs, column and row by turns.
     Kimi,
     /// Row and column take every other frequency of one list.
     Pixtral,
@@ -128,6 +128,9 @@ impl Tower {
         }
     }
 }
+
+/// Models whose files have Pixtral's weights in their original order, of interleaved pairs.
+pub(super) const PIXTRAL_INTERLEAVED: [&str; 1] = ["mistral_large4"];
 
 pub(super) static TOWERS: &[Tower] = &[
     tower(
@@ -225,7 +228,7 @@ pub(super) static TOWERS: &[Tower] = &[
     tower(
         &["inkling2_vision"],
         &["inkling2"],
-        Scheme::WidthFirstInterleaved,
+        Scheme::WidthFirstFromOne,
     )
     .class(1024, 16, 20, 0)
     .merged()
@@ -308,7 +311,8 @@ fn first_of(file: &Object, keys: &[&'static str]) -> Result<Option<u32>> {
 }
 
 impl Tower {
-    pub(super) fn read(&'static self, file: &Object) -> Result<ModelRope> {
+    /// `composite` is the name of the model that the tower is a part of.
+    pub(super) fn read(&'static self, file: &Object, composite: Option<&str>) -> Result<ModelRope> {
         let mut defaulted = Vec::new();
         let theta = self.theta_of(file, &mut defaulted)?;
         let head_dim = self.head_dim(file, &mut defaulted)?;
@@ -323,15 +327,25 @@ impl Tower {
                 grid.axes = vec![column, row];
                 grid.first = 1;
             }
-            Scheme::WidthFirst => config = config.with_axes(Axes::axial(&[1, 0], pairs)),
-            Scheme::WidthFirstInterleaved => {
+            Scheme::WidthFirst | Scheme::WidthFirstFromOne => {
                 config = config
                     .with_axes(Axes::axial(&[1, 0], pairs))
                     .with_pairing(Pairing::Interleaved);
-                grid.first = 1;
+                if self.scheme == Scheme::WidthFirstFromOne {
+                    grid.first = 1;
+                }
             }
-            Scheme::Kimi => config = config.with_axes(Axes::AxialAlternating),
-            Scheme::Pixtral => config = config.with_axes(Axes::AxialStrided(2)),
+            Scheme::Kimi => {
+                config = config
+                    .with_axes(Axes::AxialAlternating)
+                    .with_pairing(Pairing::Interleaved);
+            }
+            Scheme::Pixtral => {
+                config = config.with_axes(Axes::AxialStrided(2));
+                if composite.is_some_and(|name| PIXTRAL_INTERLEAVED.contains(&name)) {
+                    config = config.with_pairing(Pairing::Interleaved);
+                }
+            }
             Scheme::Gemma4 => {
                 config = config
                     .with_axes(Axes::axial(&[0, 1], pairs))
@@ -460,8 +474,19 @@ impl Tower {
         if let Some(head_dim) = whole(file, "head_dim")?.filter(|_| has_own) {
             return Ok(head_dim);
         }
-        let size = first_of(file, &["embed_dim", "width", "hidden_size"])?;
-        let heads = first_of(file, &["num_heads", "heads", "num_attention_heads"])?;
+        let size = first_of(
+            file,
+            &["embed_dim", "width", "vt_hidden_size", "hidden_size"],
+        )?;
+        let heads = first_of(
+            file,
+            &[
+                "num_heads",
+                "heads",
+                "vt_num_attention_heads",
+                "num_attention_heads",
+            ],
+        )?;
         if size.is_none() {
             note(defaulted, "hidden_size");
         }
