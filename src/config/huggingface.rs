@@ -262,6 +262,9 @@ fn read_any(part: &Object) -> Result<Option<ModelRope>> {
 
 fn read_vision(part: &Object, composite: Option<&str>) -> Result<Option<ModelRope>> {
     let own = string(part, "model_type")?;
+    if let Some(tower) = composite.and_then(vision::whatever_it_says) {
+        return tower.read(part, composite).map(Some);
+    }
     if own.is_some_and(|own| WITHOUT.contains(&own)) {
         return Ok(None);
     }
@@ -302,6 +305,13 @@ fn family<'a>(
         (Some(own), _) => Some(own),
         (None, Some(&(_, text, _))) => Some(text),
         (None, None) => None,
+    };
+    let name = match name {
+        // The small ones of V2 (DeepSeek-VL2-tiny, DeepSeek-OCR) have no latent attention, but that of the first DeepSeek.
+        Some("deepseek_v2" | "deepseek_v3") if flag(part, "use_mla")? == Some(false) => {
+            Some("deepseek")
+        }
+        name => name,
     };
     if let Some(error) = name.and_then(refused) {
         return Err(error);

@@ -86,6 +86,7 @@ fn described(family: &Family) -> String {
     let query = match family.habit {
         Some(Habit::Llama4) => "queries that do not rotate are scaled by position",
         Some(Habit::Ministral) => "queries are scaled by position",
+        Some(Habit::FirstHead) => "only the first head rotates",
         _ => "",
     };
     let notes: Vec<_> = [axes, &list, nope, &only_if, query]
@@ -551,6 +552,12 @@ fn kinds_of_layers_have_their_own() {
         assert_eq!(exaone(window), [true, true, true, false]);
     }
     assert_eq!(exaone(r#", "sliding_window": null"#), [true; 4]);
+    // The text of EXAONE 4.5 by its first name.
+    let first_name = read(
+        r#"{"model_type": "exaone4_5", "text_config": {"model_type": "exaone4_5_text", "hidden_size": 5120, "num_attention_heads": 40,
+            "head_dim": 128, "num_hidden_layers": 4, "sliding_window": 4096, "sliding_window_pattern": 4, "rope_theta": 1000000}}"#,
+    );
+    assert_eq!(turning(&first_name), [true, true, true, false]);
     // The kind that rotates has the name, whichever comes first.
     let first = read(
         r#"{"model_type": "granite_swa", "head_dim": 64, "num_hidden_layers": 2, "rope_theta": 1e4,
@@ -788,6 +795,71 @@ fn pairs_are_those_of_the_weights_in_the_file() {
         r#"{"model_type": "gradium_phonon_tts", "hidden_size": 1024, "num_attention_heads": 16}"#,
     );
     assert_eq!(tts.config.pairing(), Pairing::Interleaved);
+}
+
+/// The published file calls both otherwise than transformers' classes.
+#[test]
+fn ernie_4_5_vl_by_its_published_name() {
+    let text = r#"{"model_type": "ernie4_5_moe_vl", "hidden_size": 2560, "num_attention_heads": 20, "num_hidden_layers": 28,
+        "rope_theta": 500000, "rope_3d": true, "freq_allocation": 20,
+        "vision_config": {"model_type": "DFNRope_vision_transformer", "depth": 32, "embed_dim": 1280, "hidden_size": 1280,
+                          "num_heads": 16, "patch_size": 14, "spatial_merge_size": 2}}"#;
+    let model = read(text);
+    assert_eq!(model.family, Some("ernie4_5_vl_moe_text"));
+    let expected = RopeConfig::new(128)
+        .with_theta(5e5)
+        .with_pairing(Pairing::Interleaved)
+        .with_axes(Axes::SpatialFirst { each: 22 });
+    assert_eq!(model.only().unwrap().config, expected);
+    let vision = read_part(text, Part::Vision).unwrap().unwrap();
+    assert_eq!(vision.family, Some("ernie4_5_vl_moe_vision"));
+    assert_eq!(vision.only().unwrap().config.head_dim(), 80);
+}
+
+#[test]
+fn the_tower_of_minimax_m3_says_that_it_is_clips() {
+    let text = r#"{"model_type": "minimax_m3_vl", "text_config": {"head_dim": 128, "rotary_dim": 64, "partial_rotary_factor": 0.5,
+            "rope_theta": 5000000},
+        "vision_config": {"model_type": "clip_vision_model", "hidden_size": 1280, "num_attention_heads": 16, "patch_size": 14,
+                          "image_size": 2016, "position_embedding_type": "rope", "rope_mode": "3d", "rope_theta": 10000.0}}"#;
+    for part in [Part::Vision, Part::Key("vision_config")] {
+        let model = read_part(text, part).unwrap().unwrap();
+        assert_eq!(model.family, Some("minimax_m3_vl_vision"));
+        let config = &model.only().unwrap().config;
+        assert_eq!((config.head_dim(), config.rotary_dim()), (80, 78));
+    }
+    // CLIP's own has no RoPE, there or elsewhere.
+    let clip = text.replace("minimax_m3_vl", "llava");
+    assert_eq!(read_part(&clip, Part::Vision), Ok(None));
+}
+
+/// DeepSeek-OCR says nothing of its text part's type; DeepSeek-VL2-tiny says `deepseek_v2`.
+#[test]
+fn small_models_of_deepseek_v2_have_no_latent_attention() {
+    let text = |own: &str| {
+        only(&format!(
+            r#"{{"model_type": "deepseek_vl_v2", "language_config": {{{own} "architectures": ["DeepseekV2ForCausalLM"],
+                "hidden_size": 1280, "num_attention_heads": 10, "num_hidden_layers": 12, "kv_lora_rank": null, "q_lora_rank": null,
+                "qk_nope_head_dim": 0, "qk_rope_head_dim": 0, "v_head_dim": 0, "use_mla": false}}}}"#
+        ))
+    };
+    assert_eq!(text("").config, RopeConfig::new(128));
+    assert_eq!(text(r#""model_type": "deepseek_v2","#), text(""));
+    // The large ones do.
+    let large = only(
+        r#"{"model_type": "deepseek_vl_v2", "language_config": {"model_type": "deepseek_v2", "hidden_size": 2560,
+            "num_attention_heads": 32, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64}}"#,
+    );
+    assert_eq!(large.config.rotary_offset(), 128);
+}
+
+#[test]
+fn the_vocoder_of_qwen2_5_omni_reads_interleaved_pairs() {
+    let dit = only(
+        r#"{"model_type": "qwen2_5_omni_dit", "hidden_size": 1024, "num_attention_heads": 16, "head_dim": 64}"#,
+    );
+    let expected = RopeConfig::new(64).with_pairing(Pairing::InterleavedToHalfSplit);
+    assert_eq!(dit.config, expected);
 }
 
 #[test]

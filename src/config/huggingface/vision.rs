@@ -25,6 +25,8 @@ pub(super) struct Tower {
     tokens: Tokens,
     /// It reads the theta beside its parameters alone.
     own_theta: bool,
+    /// It is that of its composites whatever its part says of itself (MiniMax-M3's says that it is CLIP's, which has no RoPE).
+    whatever_it_says: bool,
 }
 
 /// Which pairs read which axis, and what the axes count.
@@ -92,6 +94,7 @@ const fn tower(
         merge: Merge::Raster,
         tokens: Tokens::None,
         own_theta: false,
+        whatever_it_says: false,
     }
 }
 
@@ -119,6 +122,13 @@ impl Tower {
 
     const fn tokens(self, tokens: Tokens) -> Self {
         Self { tokens, ..self }
+    }
+
+    const fn whatever_it_says(self) -> Self {
+        Self {
+            whatever_it_says: true,
+            ..self
+        }
     }
 
     const fn own_theta(self) -> Self {
@@ -198,7 +208,7 @@ pub(super) static TOWERS: &[Tower] = &[
     .merged(),
     tower(
         &["ernie4_5_vl_moe_vision"],
-        &["ernie4_5_vl_moe"],
+        &["ernie4_5_vl_moe", "ernie4_5_moe_vl"],
         Scheme::Axial,
     )
     .class(1280, 16, 14, 0)
@@ -239,7 +249,8 @@ pub(super) static TOWERS: &[Tower] = &[
         Scheme::MiniMax,
     )
     .class(1280, 16, 14, 2016)
-    .merged(),
+    .merged()
+    .whatever_it_says(),
     tower(
         &["pixtral"],
         &["lighton_ocr", "mistral3", "mistral_large4"],
@@ -286,10 +297,18 @@ pub(super) static TOWERS: &[Tower] = &[
     .class(1024, 16, 14, 1008),
 ];
 
+fn in_composite(name: &str) -> Option<&'static Tower> {
+    TOWERS.iter().find(|tower| tower.composites.contains(&name))
+}
+
+/// The tower of a composite model, where its part need not be asked.
+pub(super) fn whatever_it_says(composite: &str) -> Option<&'static Tower> {
+    in_composite(composite).filter(|tower| tower.whatever_it_says)
+}
+
 /// A tower by its own name, or by that of the composite model it stands in.
 pub(super) fn find(own: Option<&str>, composite: Option<&str>) -> Option<&'static Tower> {
     let named = |name| TOWERS.iter().find(|tower| tower.names.contains(&name));
-    let in_composite = |name| TOWERS.iter().find(|tower| tower.composites.contains(&name));
     own.and_then(named)
         .or_else(|| own.and_then(in_composite))
         .or_else(|| composite.and_then(in_composite))
