@@ -4,7 +4,8 @@
 //! all layers or one for each kind. What a file leaves out is the default of its family's class in transformers 5.23, and the result
 //! says so. A `model_type` that nobody knows is read by the general rules: half-split, theta and the rest from the file; with a
 //! `qk_rope_head_dim` (multi-head latent attention) as DeepSeek V3, from interleaved to half-split pairs, and with its factor of the
-//! softmax.
+//! softmax. Keys by which families tell kinds of layers apart, each in its own way (`no_rope_layers`, `swa_rope_theta`, …), are refused
+//! there, and so is a `rope_theta` of a family that has no RoPE: the model is another one (Grok-2 calls itself `git`).
 //!
 //! What a model multiplies its queries by, beside the rotation, is in
 //! [`LayerKind::query_scale`](super::LayerKind::query_scale): Llama 4's `attn_temperature_tuning`, `floor_scale` and `attn_scale`, and
@@ -17,8 +18,12 @@
 //!   A `longrope` of a family that nobody knows has `short_mscale` and `long_mscale` too, where they are given.
 //! - **`truncate`** counts in each set of parameters. transformers looks for it beside the sets, where there are several, and so rounds the
 //!   ends of YaRN's ramp whatever these say.
-//! - **Types of scaling** that transformers has not: `ntk` and `deepseek_yarn` are vLLM's; `alpha` beside `dynamic`, which transformers
-//!   knows for Hunyuan, is read for every family.
+//! - **Types of scaling** that transformers has not: `ntk`, `deepseek_yarn` and `telechat3-yarn` are vLLM's (the last with the attention factor
+//!   `0.07 ln(factor) + 1`; mlx-lm has YaRN's own 0.1); `alpha` beside `dynamic`, which transformers knows for Hunyuan, is read for every
+//!   family.
+//! - **The original length of Phi-3** is 4096 where the file has none, as in its class; that of a set counts, where none stands beside it.
+//! - **ChatGLM-6B** (`position_encoding_2d`) has two positions: a token's row 0 turns the first half of the head, its row 1, the place within
+//!   the answer, the second.
 //! - **XD-RoPE** (Hunyuan-VL's `xdrope_section`) has a section of pairs for each of four axes: position, column, row and image. Its own
 //!   code repeats the list of sections, and vLLM and llama.cpp agree; transformers doubles each section, and so turns the two channels of
 //!   a pair by different axes, in what it saves as `dynamic` with `mrope_section` too.
@@ -51,14 +56,15 @@ mod vision;
 use serde_json::Value;
 
 use self::families::{
-    COMPOSITES, Family, Habit, Head, REFUSED, SIZES, TEXT, TextAxes, UNKNOWN, UNKNOWN_LATENT,
-    WITHOUT,
+    CHATGLM_6B, COMPOSITES, Family, Habit, Head, IDLE_THETA, REFUSED, SIZES, TEXT, TextAxes,
+    UNKNOWN, UNKNOWN_LATENT, WITHOUT,
 };
 use self::scaling::Habits;
 use self::values::{
-    Object, flag, missing, number, object, positive, present, string, truncated, whole, wholes,
+    Object, flag, missing, number, object, positive, present, shown, string, truncated, whole,
+    wholes,
 };
-use super::reading::note;
+use super::reading::{cut, note};
 use super::{Axes, LayerRope, ModelRope, Pairing, QueryScaleRule, RopeConfig, Scaling};
 use crate::error::{Result, RopeError};
 
@@ -265,7 +271,7 @@ fn read_vision(part: &Object, composite: Option<&str>) -> Result<Option<ModelRop
     if let Some(tower) = composite.and_then(vision::whatever_it_says) {
         return tower.read(part, composite).map(Some);
     }
-    if own.is_some_and(|own| WITHOUT.contains(&own)) {
+    if !says_rotary(part)? && is_without_rope(part)? {
         return Ok(None);
     }
     if own.is_some_and(|own| TEXT.iter().any(|family| family.names.contains(&own))) {
@@ -323,13 +329,38 @@ fn family<'a>(
         })
     });
     Ok(match known {
+        Some((name, family)) if family.habit == Some(Habit::ChatGlm) => {
+            let is_first = flag(part, "position_encoding_2d")? == Some(true);
+            (Some(name), if is_first { &CHATGLM_6B } else { family })
+        }
         Some((name, family)) => (Some(name), family),
         None => (None, unknown(part)?),
     })
 }
 
+/// Keys by which families tell kinds of layers apart, each in its own way: without the family nobody knows what they mean.
+const DIVIDING: [&str; 7] = [
+    "rope_local_base_freq",
+    "local_rope_theta",
+    "swa_rope_theta",
+    "no_rope_layers",
+    "layer_rope_theta",
+    "hybrid_layer_pattern",
+    "attn_type_list",
+];
+
 /// The general rules for a part: latent attention, where the key of its rotary part says so.
 fn unknown(part: &Object) -> Result<&'static Family> {
+    for key in DIVIDING {
+        let is_said = |value: &&Value| value.as_array().is_none_or(|list| !list.is_empty());
+        if let Some(value) = present(part, key).filter(is_said) {
+            return Err(RopeError::config(
+                key,
+                "must not be given for a family that is not known, which may mean anything by it",
+                shown(value),
+            ));
+        }
+    }
     let is_latent = whole(part, "qk_rope_head_dim")?.is_some_and(|rope| rope > 0);
     Ok(if is_latent { &UNKNOWN_LATENT } else { &UNKNOWN })
 }
@@ -342,8 +373,28 @@ fn position_kind(part: &Object) -> Result<Option<&str>> {
     })
 }
 
+/// Whether a part says that it rotates: remote code makes models rotate whose classes do not.
+fn says_rotary(part: &Object) -> Result<bool> {
+    Ok(position_kind(part)?.is_some_and(is_rotary))
+}
+
 fn is_rotary(kind: &str) -> bool {
     ["rope", "rotary"].contains(&kind)
+}
+
+/// Whether a part is of a family without RoPE by its name. With a theta the name is another family's: Grok-2 calls itself `git`.
+fn is_without_rope(part: &Object) -> Result<bool> {
+    let Some(name) = string(part, "model_type")?.filter(|name| WITHOUT.contains(name)) else {
+        return Ok(false);
+    };
+    match present(part, "rope_theta") {
+        Some(theta) if !IDLE_THETA.contains(&name) => Err(RopeError::config(
+            "rope_theta",
+            format!("must not be given for {name}, which has no RoPE: the model is another one"),
+            shown(theta),
+        )),
+        _ => Ok(true),
+    }
 }
 
 /// Whether a part has RoPE at all, by the keys that say so.
@@ -364,10 +415,7 @@ fn has_rope(part: &Object, family: &Family) -> Result<bool> {
 
 /// A part that is no vision tower; `composite` is the name of the model it is a part of.
 fn read_text(part: &Object, composite: Option<&str>) -> Result<Option<ModelRope>> {
-    let own = string(part, "model_type")?;
-    // Remote code makes such a model rotate, and says so.
-    let is_said = position_kind(part)?.is_some_and(is_rotary);
-    if own.is_some_and(|own| WITHOUT.contains(&own)) && !is_said {
+    if !says_rotary(part)? && is_without_rope(part)? {
         return Ok(None);
     }
     let (name, family) = family(part, composite)?;
@@ -401,6 +449,16 @@ fn quotient(key: &'static str, hidden: u32, heads: u32) -> Result<u32> {
     Ok(hidden / heads)
 }
 
+/// Whether the sections of a set are by turns, as Qwen3-VL and Qwen3-TTS say it.
+fn by_turns(set: &Object) -> Result<bool> {
+    for key in ["mrope_interleaved", "interleaved"] {
+        if let Some(by_turns) = flag(set, key)? {
+            return Ok(by_turns);
+        }
+    }
+    Ok(false)
+}
+
 /// Channels of a head: all of them, those that rotate, and where these begin.
 struct Channels {
     head_dim: u32,
@@ -431,16 +489,28 @@ impl Reader<'_> {
         defaulted: &mut Vec<&'static str>,
     ) -> Result<LayerRope> {
         let family = self.family;
+        // Phi-3-small's; none of its files has another one.
+        const SCALE: &str = "rope_position_scale";
+        if let Some(scale) = number(self.file, SCALE)?.filter(|scale| *scale != 1.0) {
+            return Err(RopeError::config(
+                SCALE,
+                "must be 1: how positions are scaled by it is not known",
+                scale,
+            ));
+        }
         let theta = match theta {
             Some(theta) => theta,
             None => self.theta(set, defaulted)?,
         };
         let channels = self.channels(kind, set, defaulted)?;
-        let habits = Habits {
-            nested: self.nested,
-            ..family.habits()
-        };
-        let scaled = scaling::read(self.file, set, channels.head_dim, channels.partial, habits)?;
+        let scaled = scaling::read(
+            self.file,
+            set,
+            channels.head_dim,
+            channels.partial,
+            self.habits(),
+            defaulted,
+        )?;
         let mut config = RopeConfig::new(channels.head_dim)
             .with_theta(theta)
             .with_reversed(family.reversed)
@@ -464,6 +534,13 @@ impl Reader<'_> {
         }
         config.validate()?;
         LayerRope::new(config).with_softmax_factor("mscale_all_dim", scaled.softmax_factor)
+    }
+
+    fn habits(&self) -> Habits {
+        Habits {
+            nested: self.nested,
+            ..self.family.habits()
+        }
     }
 
     /// What Llama 4's class multiplies the queries of layers that do not rotate by.
@@ -503,31 +580,29 @@ impl Reader<'_> {
     }
 
     /// What a set says that Ministral 3's and Mistral 4's classes multiply queries by. The general rules know it by its key.
-    fn ministral_scale(&self, set: &Object) -> Result<Option<QueryScaleRule>> {
-        const LENGTH: &str = "original_max_position_embeddings";
+    fn ministral_scale(
+        &self,
+        set: &Object,
+        defaulted: &mut Vec<&'static str>,
+    ) -> Result<Option<QueryScaleRule>> {
         if self.family.is_known() && self.family.habit != Some(Habit::Ministral) {
             return Ok(None);
         }
         let Some(beta) = number(set, "llama_4_scaling_beta")?.filter(|beta| *beta != 0.0) else {
             return Ok(None);
         };
-        let beside = if self.nested {
-            None
-        } else {
-            whole(self.file, LENGTH)?
-        };
-        let length = match beside {
-            Some(length) => Some(length),
-            None => whole(set, LENGTH)?,
-        };
-        match length {
-            Some(0) => Err(RopeError::config(LENGTH, "must be at least 1", 0)),
-            Some(original_max_position_embeddings) => Ok(Some(QueryScaleRule::Ministral3 {
-                beta,
-                original_max_position_embeddings,
-            })),
-            None => Err(missing(LENGTH)),
+        let length = scaling::original_length(self.file, set, self.habits(), defaulted)?;
+        if length.fract() != 0.0 || length >= 4_294_967_296.0 {
+            return Err(RopeError::config(
+                "original_max_position_embeddings",
+                "must be a whole number below 2^32 where queries are scaled by it",
+                length,
+            ));
         }
+        Ok(Some(QueryScaleRule::Ministral3 {
+            beta,
+            original_max_position_embeddings: truncated(length),
+        }))
     }
 
     fn theta(&self, set: &Object, defaulted: &mut Vec<&'static str>) -> Result<f64> {
@@ -539,7 +614,12 @@ impl Reader<'_> {
             return Ok(theta);
         }
         if family.sets != families::Sets::NestedOnly {
-            for key in ["rope_theta", "rotary_emb_base", "rotary_embedding_base"] {
+            for key in [
+                "rope_theta",
+                "rotary_emb_base",
+                "rotary_embedding_base",
+                "rope_embedding_base",
+            ] {
                 if let Some(theta) = positive(self.file, key)? {
                     return Ok(theta);
                 }
@@ -553,11 +633,18 @@ impl Reader<'_> {
                 }
             }
         }
-        if !family.is_known() {
-            return Err(missing("rope_theta"));
+        if family.is_known() {
+            note(defaulted, "rope_theta");
+            return Ok(family.theta);
         }
-        note(defaulted, "rope_theta");
-        Ok(family.theta)
+        Err(match string(self.file, "model_type")? {
+            None => missing("rope_theta"),
+            Some(name) => RopeError::config(
+                "rope_theta",
+                format!("must be given: {} is no family that is known", cut(name).0),
+                "none",
+            ),
+        })
     }
 
     fn pairing(&self, defaulted: &mut Vec<&'static str>) -> Result<Pairing> {
@@ -654,7 +741,13 @@ impl Reader<'_> {
         };
         let mut partial = part(set, "partial_rotary_factor")?;
         if family.sets != families::Sets::NestedOnly {
-            for key in ["partial_rotary_factor", "rotary_pct", "rotary_emb_fraction"] {
+            for key in [
+                "partial_rotary_factor",
+                "rotary_pct",
+                "rope_pct",
+                "rope_percent",
+                "rotary_emb_fraction",
+            ] {
                 if partial.is_none() {
                     partial = part(file, key)?;
                 }
@@ -799,9 +892,7 @@ impl Reader<'_> {
         };
         let scheme = match (family.axes, &given) {
             // The general rules know sections by their key.
-            (TextAxes::One, Some(_)) if flag(set, "mrope_interleaved")? == Some(true) => {
-                TextAxes::Interleaved([0; 3])
-            }
+            (TextAxes::One, Some(_)) if by_turns(set)? => TextAxes::Interleaved([0; 3]),
             (TextAxes::One, Some(_)) => TextAxes::Sectioned([0; 3]),
             (scheme, _) => scheme,
         };
@@ -823,6 +914,7 @@ impl Reader<'_> {
         match scheme {
             TextAxes::One => Ok(Axes::One),
             TextAxes::Alternating => Ok(Axes::Alternating),
+            TextAxes::Blocks => Ok(Axes::axial(&[0, 1], pairs)),
             TextAxes::Sectioned(default) => {
                 let sections = sections(default);
                 if !adds_up(&sections) {

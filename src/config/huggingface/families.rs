@@ -56,6 +56,8 @@ pub(super) enum TextAxes {
     SpatialFirst(u32),
     /// Two axes by turns.
     Alternating,
+    /// Two axes, one behind the other, exponents anew for each.
+    Blocks,
 }
 
 const MROPE_16_24_24: TextAxes = TextAxes::Sectioned([16, 24, 24]);
@@ -203,6 +205,8 @@ pub(super) enum Habit {
     Llama4,
     /// Queries are scaled by their position, where the set says so.
     Ministral,
+    /// With `position_encoding_2d` it is another one: [`CHATGLM_6B`].
+    ChatGlm,
     /// Only the first head rotates, which is the host's to see to.
     FirstHead,
 }
@@ -238,6 +242,11 @@ pub(super) static UNKNOWN: Family = text(&[]);
 /// The general rules for latent attention, known by its `qk_rope_head_dim`: as DeepSeek V3, whose weights most of such models have the
 /// order of.
 pub(super) static UNKNOWN_LATENT: Family = text(&[]).pairing(InterleavedToHalfSplit).mla(64, 128);
+
+/// The first `ChatGLM`, whose later ones have its name: half of the head turns by the position, half by that within the answer.
+pub(super) static CHATGLM_6B: Family = text(&["chatglm"])
+    .pairing(Pairing::HalfSplitBlocks(2))
+    .axes(TextAxes::Blocks);
 
 macro_rules! with {
     ($($field:ident: $type:ty),+ $(,)?) => {
@@ -510,7 +519,7 @@ pub(super) static TEXT: &[Family] = &[
     text(&["gptj", "codegen"]).pairing(Interleaved).habit(Habit::GptJ),
     text(&["roformer"]).pairing(Interleaved).head(Head::Quotient),
     text(&["esm"]).only_if("position_embedding_type", "rotary"),
-    text(&["chatglm"]).pairing(Interleaved).partial(0.5),
+    text(&["chatglm"]).pairing(Interleaved).partial(0.5).habit(Habit::ChatGlm),
 ];
 
 /// Composite models: what their text part is where it does not say; and whether it is that whatever it says.
@@ -646,6 +655,9 @@ pub(super) static WITHOUT: &[&str] = &[
     "audioflamingo3_encoder", "qwen2_audio_encoder", "voxtral_encoder", "qwen2_5_omni_audio_encoder",
    "qwen3_omni_moe_audio_encoder", "parakeet_encoder", "gemma3n_vision", "gemma3n_audio", "gemma4_audio",
 ];
+
+/// Families without RoPE whose files have a `rope_theta` all the same.
+pub(super) const IDLE_THETA: [&str; 2] = ["kimi_linear", "nemotron_h"];
 
 /// Families whose rotation this crate has no description for, and why.
 pub(super) static REFUSED: &[(&str, &str)] = &[

@@ -71,13 +71,16 @@ pub(super) fn read(
     let scaled: Option<HashSet<usize>> = wholes(file, "rope_scaling_layers")?
         .map(|layers| layers.into_iter().map(|layer| layer as usize).collect());
     let still = reader.llama4_scale(&mut defaulted)?;
-    let kind_of = |name: &str, rope: Option<LayerRope>| -> Result<LayerKind> {
+    let kind_of = |name: &str,
+                   rope: Option<LayerRope>,
+                   defaulted: &mut Vec<&'static str>|
+     -> Result<LayerKind> {
         let query_scale = if rope.is_none() {
             still
         } else {
             let label = label_of(family, name);
             let set = parameters.of(&label).flatten();
-            set.map_or(Ok(None), |set| reader.ministral_scale(set))?
+            set.map_or(Ok(None), |set| reader.ministral_scale(set, defaulted))?
         };
         Ok(LayerKind {
             name: name.to_owned(),
@@ -85,7 +88,11 @@ pub(super) fn read(
             query_scale,
         })
     };
-    let mut rope = |kind: &str, theta: Option<f64>, plain: bool| -> Result<Option<LayerRope>> {
+    let rope = |kind: &str,
+                theta: Option<f64>,
+                plain: bool,
+                defaulted: &mut Vec<&'static str>|
+     -> Result<Option<LayerRope>> {
         if is_without_attention(kind) {
             return Ok(None);
         }
@@ -96,11 +103,9 @@ pub(super) fn read(
             Some(Some(set)) if plain => {
                 let mut unscaled = set.clone();
                 unscaled.insert("rope_type".into(), "default".into());
-                reader
-                    .rope(kind, &unscaled, theta, &mut defaulted)
-                    .map(Some)
+                reader.rope(kind, &unscaled, theta, defaulted).map(Some)
             }
-            Some(Some(set)) => reader.rope(kind, set, theta, &mut defaulted).map(Some),
+            Some(Some(set)) => reader.rope(kind, set, theta, defaulted).map(Some),
             None => Err(RopeError::config(
                 "rope_parameters",
                 format!("must have an entry for the layer type {kind}"),
@@ -124,10 +129,10 @@ pub(super) fn read(
             None => {
                 let rope = match turn {
                     Turn::No => None,
-                    Turn::Theta(theta) => rope(name, Some(theta), plain)?,
-                    Turn::Yes => rope(name, None, plain)?,
+                    Turn::Theta(theta) => rope(name, Some(theta), plain, &mut defaulted)?,
+                    Turn::Yes => rope(name, None, plain, &mut defaulted)?,
                 };
-                let kind = kinds.add(kind_of(name, rope)?)?;
+                let kind = kinds.add(kind_of(name, rope, &mut defaulted)?)?;
                 known.insert(key, kind);
                 kind
             }
@@ -143,8 +148,8 @@ pub(super) fn read(
         };
         let is_there = names.iter().any(|known| known == name);
         if !is_there && (!label.is_empty() || names.is_empty()) {
-            let rope = rope(name, None, false)?;
-            kinds.add(kind_of(name, rope)?)?;
+            let rope = rope(name, None, false, &mut defaulted)?;
+            kinds.add(kind_of(name, rope, &mut defaulted)?)?;
         }
     }
     Ok(kinds.finish(&mut layers).map(|kinds| ModelRope {
@@ -284,6 +289,7 @@ fn complete(
     sets: &mut Vec<(String, Option<Cow<'_, Object>>)>,
     defaulted: &mut Vec<&'static str>,
 ) -> Result<()> {
+    let mut full = None;
     for (label, key, default) in [
         ("full_attention", Some(rule.global_key), rule.global),
         ("sliding_attention", rule.local_key, rule.local),
@@ -299,6 +305,8 @@ fn complete(
         let mut set = sets[at].1.take().map_or_else(empty, Cow::into_owned);
         if positive(&set, "rope_theta")?.is_none() {
             let own = match key {
+                // A null asks for that of the full layers, which come first (ModernBERT).
+                Some(key) if file.get(key).is_some_and(Value::is_null) => full,
                 Some(key) => positive(file, key)?,
                 None => None,
             };
@@ -307,6 +315,7 @@ fn complete(
             }
             set.insert("rope_theta".into(), own.unwrap_or(default).into());
         }
+        full = full.or(positive(&set, "rope_theta")?);
         sets[at].1 = Some(Cow::Owned(set));
     }
     Ok(())

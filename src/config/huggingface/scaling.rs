@@ -1,6 +1,7 @@
 //! One set of rope parameters: its scaling, attention factor and softmax factor.
 
 use super::values::{Object, flag, missing, number, numbers, positive, present, string};
+use crate::config::reading::note;
 use crate::config::{Scaling, Yarn};
 use crate::error::{Result, RopeError};
 
@@ -17,7 +18,7 @@ pub(super) struct Scaled {
 /// What differs between families in the reading of a set.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Habits {
-    /// `su` and `yarn` mean LongRoPE, and the original length beside the set is what counts (Phi-3).
+    /// `su` and `yarn` mean LongRoPE, and the original length is 4096 where none is given (Phi-3).
     pub(super) phi3: bool,
     /// `short_mscale` and `long_mscale` are the attention factors up to the original length and past it (`PhiMoE`).
     pub(super) phimoe: bool,
@@ -31,6 +32,35 @@ pub(super) struct Habits {
     pub(super) softmax: bool,
 }
 
+/// The context length of the first training: beside the set, where it is the only one, else inside it, else the class's, else
+/// `max_position_embeddings`.
+pub(super) fn original_length(
+    file: &Object,
+    set: &Object,
+    habits: Habits,
+    defaulted: &mut Vec<&'static str>,
+) -> Result<f64> {
+    const KEY: &str = "original_max_position_embeddings";
+    let beside = if habits.nested {
+        None
+    } else {
+        positive(file, KEY)?
+    };
+    if let Some(length) = beside.or(positive(set, KEY)?) {
+        return Ok(length);
+    }
+    if habits.phi3 {
+        note(defaulted, KEY);
+        return Ok(4096.0);
+    }
+    longest(file)
+}
+
+fn longest(file: &Object) -> Result<f64> {
+    const KEY: &str = "max_position_embeddings";
+    positive(file, KEY)?.ok_or_else(|| missing(KEY))
+}
+
 /// Reads the scaling of a set. `file` is what the set stands in; `head_dim` and `rotary_dim` of the head are known.
 pub(super) fn read(
     file: &Object,
@@ -38,28 +68,14 @@ pub(super) fn read(
     head_dim: u32,
     partial: f64,
     habits: Habits,
+    defaulted: &mut Vec<&'static str>,
 ) -> Result<Scaled> {
     let name = match string(set, "rope_type")? {
         Some(name) => name,
         None => string(set, "type")?.unwrap_or("default"),
     };
     let required = |key: &'static str| positive(set, key)?.ok_or_else(|| missing(key));
-    let key = "max_position_embeddings";
-    let longest = || positive(file, key)?.ok_or_else(|| missing(key));
-    // A value beside the set wins over one inside; if neither is there, `max_position_embeddings` is used.
-    let original = || {
-        let key = "original_max_position_embeddings";
-        let beside = if habits.nested {
-            None
-        } else {
-            positive(file, key)?
-        };
-        match (beside, positive(set, key)?) {
-            (Some(value), _) | (None, Some(value)) => Ok(value),
-            (None, None) => longest(),
-        }
-    };
-    let factor_of_lengths = || Ok::<_, RopeError>(longest()? / original()?);
+    let mut original = || original_length(file, set, habits, defaulted);
     // Other types have none, whatever the set says.
     let own_factor = || number(set, "attention_factor");
     let mut attention_factor = None;
@@ -83,7 +99,7 @@ pub(super) fn read(
         }
         "dynamic" => Scaling::Dynamic {
             factor: required("factor")?,
-            max_position_embeddings: longest()?,
+            max_position_embeddings: longest(file)?,
         },
         "ntk" => Scaling::Ntk {
             factor: required("factor")?,
@@ -93,7 +109,7 @@ pub(super) fn read(
             // `null` asks for the quotient of the lengths.
             let factor = match positive(set, "factor")? {
                 Some(factor) => factor,
-                None if set.contains_key("factor") => factor_of_lengths()?,
+                None if set.contains_key("factor") => longest(file)? / original()?,
                 None => return Err(missing("factor")),
             };
             let beta = |key, default| {
@@ -115,6 +131,11 @@ pub(super) fn read(
                 let of = |key, default| Ok::<_, RopeError>(number(set, key)?.unwrap_or(default));
                 let (own, all) = (of("mscale", 1.0)?, of("mscale_all_dim", 0.0)?);
                 let factor = yarn.magnitude(own) / yarn.magnitude(all);
+                attention_factor = attention_factor.or(Some(factor));
+            }
+            if name == "telechat3-yarn" && yarn.factor() > 1.0 {
+                // Its own coefficient.
+                let factor = 0.07 * libm::log(yarn.factor()) + 1.0;
                 attention_factor = attention_factor.or(Some(factor));
             }
             if habits.unscaled_yarn {
@@ -143,7 +164,7 @@ pub(super) fn read(
                 original_max_position_embeddings: original()?,
                 factor: match positive(set, "factor")? {
                     Some(factor) => factor,
-                    None => factor_of_lengths()?,
+                    None => longest(file)? / original()?,
                 },
             }
         }

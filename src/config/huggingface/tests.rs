@@ -66,6 +66,7 @@ fn described(family: &Family) -> String {
         TextAxes::Interleaved(sections) => &format!("M-RoPE by turns {sections:?}"),
         TextAxes::SpatialFirst(each) => &format!("M-RoPE, {each} of height and of width first"),
         TextAxes::Alternating => "row and column by turns",
+        TextAxes::Blocks => "a block for each of two axes",
     };
     let nope = match family.layers.nope {
         Nope::None => "",
@@ -86,6 +87,9 @@ fn described(family: &Family) -> String {
     let query = match family.habit {
         Some(Habit::Llama4) => "queries that do not rotate are scaled by position",
         Some(Habit::Ministral) => "queries are scaled by position",
+        Some(Habit::ChatGlm) => {
+            "with `position_encoding_2d` half-split in two blocks of the whole head, one for each of two positions"
+        }
         Some(Habit::FirstHead) => "only the first head rotates",
         _ => "",
     };
@@ -797,6 +801,159 @@ fn pairs_are_those_of_the_weights_in_the_file() {
     assert_eq!(tts.config.pairing(), Pairing::Interleaved);
 }
 
+/// Grok-2's file calls itself by a name that transformers has for another model.
+#[test]
+fn a_theta_of_a_family_without_rope_is_refused() {
+    let grok = r#"{"architectures": ["Grok1ForCausalLM"], "model_type": "git", "hidden_size": 8192, "num_attention_heads": 64,
+        "head_dim": 128, "num_hidden_layers": 64, "rope_theta": 208533496, "rope_type": "original",
+        "original_max_position_embeddings": 8192, "scaling_factor": 16.0, "beta_fast": 8, "beta_slow": 1}"#;
+    let expected = "rope_theta: must not be given for git, which has no RoPE: the model is another one, got 208533496";
+    assert_eq!(fault(grok), expected);
+    let tower = format!(r#"{{"model_type": "new", "vision_config": {grok}}}"#);
+    let tower = read_part(&tower, Part::Vision);
+    assert_eq!(tower.unwrap_err().to_string(), expected);
+    assert_eq!(
+        read_config(r#"{"model_type": "git", "hidden_size": 768}"#),
+        Ok(None)
+    );
+    // These have one in all their files, and no class reads it.
+    for name in ["kimi_linear", "nemotron_h"] {
+        let text =
+            format!(r#"{{"model_type": "{name}", "rope_theta": 10000, "rope_scaling": null}}"#);
+        assert_eq!(read_config(&text), Ok(None));
+    }
+}
+
+/// ChatGLM-6B and ChatGLM2-6B, whose files have one name.
+#[test]
+fn the_first_chatglm_has_two_positions() {
+    let first = only(
+        r#"{"model_type": "chatglm", "hidden_size": 4096, "num_attention_heads": 32, "num_layers": 28, "position_encoding_2d": true,
+            "inner_hidden_size": 16384, "max_sequence_length": 2048}"#,
+    );
+    let run = |axis| AxisRun { axis, pairs: 32 };
+    let expected = RopeConfig::new(128)
+        .with_pairing(Pairing::HalfSplitBlocks(2))
+        .with_axes(Axes::Axial(vec![run(0), run(1)]));
+    assert_eq!(first.config, expected);
+    // theta^(-2k/64) in each half.
+    let frequencies = Frequencies::new(&first.config).unwrap();
+    let inv_freq: Vec<_> = frequencies.inv_freq().collect();
+    assert_eq!((inv_freq[0], inv_freq[32]), (1.0, 1.0));
+    assert_eq!(inv_freq[16], inv_freq[48]);
+    assert!((inv_freq[16] - 0.01).abs() < 1e-12);
+    let second = only(
+        r#"{"model_type": "chatglm", "hidden_size": 4096, "num_attention_heads": 32, "num_layers": 28, "kv_channels": 128,
+            "original_rope": true}"#,
+    );
+    assert_eq!(
+        second.config,
+        RopeConfig::new(128)
+            .with_rotary_dim(64)
+            .with_pairing(Pairing::Interleaved)
+    );
+}
+
+/// What a key means that tells kinds of layers apart is a family's: the general rules would drop it.
+#[test]
+fn keys_that_only_a_family_explains_are_refused_without_one() {
+    let text = |more: &str| {
+        format!(
+            r#"{{"model_type": "new", "head_dim": 64, "rope_theta": 1e4, "num_hidden_layers": 2, {more}}}"#
+        )
+    };
+    for (key, value) in [
+        ("rope_local_base_freq", "10000"),
+        ("local_rope_theta", "10000.0"),
+        ("swa_rope_theta", "10000"),
+        ("no_rope_layers", "[1,0]"),
+        ("layer_rope_theta", "[10000.0,0]"),
+        ("hybrid_layer_pattern", "[0,1]"),
+        ("attn_type_list", "[0,1]"),
+    ] {
+        let expected = format!(
+            "{key}: must not be given for a family that is not known, which may mean anything by it, got {value}"
+        );
+        assert_eq!(fault(&text(&format!(r#""{key}": {value}"#))), expected);
+        for nothing in ["null", "[]"] {
+            let text = text(&format!(r#""{key}": {nothing}"#));
+            assert_eq!(read(&text).layers, [0, 0]);
+        }
+    }
+    // Those with one meaning are read: StableLM's first files, and others.
+    for key in ["rope_pct", "rope_percent", "rotary_pct"] {
+        let config = only(&text(&format!(r#""{key}": 0.25"#))).config;
+        assert_eq!(config.rotary_dim(), 16, "{key}");
+    }
+}
+
+#[test]
+fn sections_of_qwen3_tts_are_by_turns() {
+    let talker = only(
+        r#"{"model_type": "qwen3_tts_talker", "hidden_size": 2048, "num_attention_heads": 16, "head_dim": 128, "rope_theta": 1000000,
+            "rope_scaling": {"interleaved": true, "mrope_section": [24, 20, 20], "rope_type": "default", "type": "default"}}"#,
+    );
+    let expected = Axes::Interleaved {
+        height: 20,
+        width: 20,
+    };
+    assert_eq!(talker.config.axes(), &expected);
+}
+
+/// vLLM's `TeleChat3RoPEScaledRotaryEmbedding`: `0.07 ln(factor) + 1`.
+#[test]
+fn telechat3_has_its_own_attention_factor() {
+    let text = |factor: &str| {
+        only(&format!(
+            r#"{{"model_type": "telechat3", "hidden_size": 64, "num_attention_heads": 1, "rope_theta": 1000000.0,
+                "max_position_embeddings": 32768, "rope_scaling": {{"type": "telechat3-yarn", "factor": {factor},
+                "original_max_position_embeddings": 8192}}}}"#
+        ))
+        .config
+    };
+    let config = text("4.0");
+    assert!((config.attention_factor() - 1.097_040_6).abs() < 1e-6);
+    assert_eq!(config.scaling(), &Scaling::Yarn(Yarn::new(4.0, 8192.0)));
+    assert_eq!(text("1.0").attention_factor(), 1.0);
+    assert_eq!(
+        text(r#"4.0, "attention_factor": 2.0"#).attention_factor(),
+        2.0
+    );
+}
+
+#[test]
+fn phi3_small_calls_theta_its_own_name() {
+    let text = r#"{"model_type": "phi3small", "hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 2,
+        "rope_embedding_base": 1000000, "rope_position_scale": 1.0}"#;
+    assert_eq!(only(text).config, RopeConfig::new(128).with_theta(1e6));
+}
+
+#[test]
+fn phi3_has_an_original_length_of_its_class() {
+    let text = |inside: &str, beside: &str| {
+        let model = read(&format!(
+            r#"{{"model_type": "phi3", "hidden_size": 8, "num_attention_heads": 2, "max_position_embeddings": 131072, "rope_theta": 1e4,
+                {beside} "rope_scaling": {{"type": "su", "short_factor": [1, 2], "long_factor": [3, 4.5] {inside}}}}}"#
+        ));
+        let Scaling::LongRope {
+            original_max_position_embeddings: original,
+            factor,
+            ..
+        } = *model.only().unwrap().config.scaling()
+        else {
+            panic!("no LongRoPE")
+        };
+        (original, factor, model.defaulted)
+    };
+    let said = r#""original_max_position_embeddings": 8192"#;
+    let inside = format!(", {said}");
+    let beside = format!("{},", said.replace("8192", "16384"));
+    let key = vec!["original_max_position_embeddings"];
+    assert_eq!(text("", ""), (4096.0, 32.0, key));
+    assert_eq!(text(&inside, ""), (8192.0, 16.0, vec![]));
+    assert_eq!(text(&inside, &beside), (16384.0, 8.0, vec![]));
+}
+
 /// The published file calls both otherwise than transformers' classes.
 #[test]
 fn ernie_4_5_vl_by_its_published_name() {
@@ -829,8 +986,15 @@ fn the_tower_of_minimax_m3_says_that_it_is_clips() {
         assert_eq!((config.head_dim(), config.rotary_dim()), (80, 78));
     }
     // CLIP's own has no RoPE, there or elsewhere.
-    let clip = text.replace("minimax_m3_vl", "llava");
+    let own = text.split(r#""position_embedding_type""#).next().unwrap();
+    let clip = format!("{own} \"layers\": 24}}}}").replace("minimax_m3_vl", "llava");
     assert_eq!(read_part(&clip, Part::Vision), Ok(None));
+    // One that rotates all the same is another one.
+    let other = text.replace("minimax_m3_vl", "llava");
+    assert_eq!(
+        read_part(&other, Part::Vision).unwrap_err().to_string(),
+        "model_type: must be a vision family that is known, got clip_vision_model"
+    );
 }
 
 /// DeepSeek-OCR says nothing of its text part's type; DeepSeek-VL2-tiny says `deepseek_v2`.
@@ -869,7 +1033,7 @@ fn faults_name_the_key() {
         (r#"{"head_dim": 64}"#, "rope_theta: must be given, got none"),
         (
             r#"{"model_type": "new", "head_dim": 64}"#,
-            "rope_theta: must be given, got none",
+            "rope_theta: must be given: new is no family that is known, got none",
         ),
         (
             r#"{"rope_theta": 1e4}"#,
@@ -940,6 +1104,10 @@ fn faults_name_the_key() {
             "rope_parameters: must have a set for full_attention and one for sliding_attention, got one for both",
         ),
         (
+            r#"{"head_dim": 64, "rope_embedding_base": 1000000, "rope_position_scale": 2.0}"#,
+            "rope_position_scale: must be 1: how positions are scaled by it is not known, got 2",
+        ),
+        (
             r#"{"model_type": "vjepa2", "head_dim": 64}"#,
             "model_type: must be a family that is known: what it applies is no rotation, got vjepa2",
         ),
@@ -961,6 +1129,19 @@ fn families_that_always_rotate_do_not_ask_what_positions_are() {
         let full = model.kind("full_attention").unwrap().rope.as_ref().unwrap();
         assert_eq!(full.config, RopeConfig::new(64).with_theta(1.6e5));
     }
+}
+
+#[test]
+fn a_null_theta_of_sliding_layers_is_that_of_the_full_ones() {
+    let model = read(
+        r#"{"model_type": "modernbert", "hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 3,
+            "global_rope_theta": 80000.0, "local_rope_theta": null}"#,
+    );
+    assert_eq!(
+        model.only().unwrap().config,
+        RopeConfig::new(64).with_theta(8e4)
+    );
+    assert!(model.defaulted.is_empty());
 }
 
 /// Molmo2-O-7B scales only some of its layers: the others keep theta alone. transformers has the factor 1 for every type but yarn and

@@ -12,7 +12,7 @@ pub(super) fn missing(key: &'static str) -> RopeError {
 }
 
 /// A value as an error shows it: long ones are cut.
-fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     let text = value.to_string();
     let (start, rest) = cut(&text);
     format!("{start}{rest}")
