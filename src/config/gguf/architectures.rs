@@ -515,7 +515,10 @@ pub(super) static ARCHITECTURES: &[Architecture] = &[
     none("rwkv7"),
     none("arwkv7"),
     norm("granite").whole().factors(EITHER).nope(Nope::Untuned),
-    norm("granitemoe").whole().factors(EITHER),
+    norm("granitemoe")
+        .whole()
+        .factors(EITHER)
+        .nope(Nope::Untuned),
     norm("granitehybrid")
         .factors(FREQS)
         .nope(Nope::Untuned)

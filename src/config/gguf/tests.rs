@@ -886,6 +886,7 @@ fn models_that_do_not_rotate() {
         Writer::new("starcoder"),
         Writer::new("baichuan").with("block_count", U32(40)),
         Writer::new("granite").with("rope.scaling.finetuned", Bool(false)),
+        Writer::new("granitemoe").with("rope.scaling.finetuned", Bool(false)),
         Writer::new("llama").with("attention.head_count", U32(0)),
     ];
     for writer in none {
