@@ -96,7 +96,7 @@ const TEXT_KEYS: [&str; 7] = [
     "thinker_config",
     "vlm_config",
 ];
-const VISION_KEYS: [&str; 10] = [
+const VISION_KEYS: [&str; 11] = [
     "vision_config.encoder_config",
     "vision_config.backbone_config",
     "vision_config",
@@ -106,6 +106,7 @@ const VISION_KEYS: [&str; 10] = [
     "tracker_config",
     "visual",
     "vision_encoder_config",
+    "vit_config",
     "backbone_config",
 ];
 const AUDIO_KEYS: [&str; 5] = [
@@ -148,6 +149,13 @@ pub fn read_part(text: &str, part: Part<'_>) -> Result<Option<ModelRope>> {
     let file = value
         .as_object()
         .ok_or_else(|| RopeError::config("config.json", "must be an object", "another value"))?;
+    if let Some(class) = string(file, "_class_name")? {
+        return Err(RopeError::config(
+            "config.json",
+            "must be one of transformers: this is one of diffusers, whose models are not known here",
+            cut(class).0,
+        ));
+    }
     let own = string(file, "model_type")?;
     let text_part = || find(file, &TEXT_KEYS);
     let vision_part = || find(file, &VISION_KEYS);
@@ -269,7 +277,7 @@ fn read_any(part: &Object) -> Result<Option<ModelRope>> {
 fn read_vision(part: &Object, composite: Option<&str>) -> Result<Option<ModelRope>> {
     let own = string(part, "model_type")?;
     if let Some(tower) = composite.and_then(vision::whatever_it_says) {
-        return tower.read(part, composite).map(Some);
+        return tower.read(part, composite);
     }
     if !says_rotary(part)? && is_without_rope(part)? {
         return Ok(None);
@@ -278,7 +286,7 @@ fn read_vision(part: &Object, composite: Option<&str>) -> Result<Option<ModelRop
         return read_text(part, None);
     }
     match vision::find(own, composite) {
-        Some(tower) => tower.read(part, composite).map(Some),
+        Some(tower) => tower.read(part, composite),
         None => Err(RopeError::config(
             "model_type",
             "must be a vision family that is known",

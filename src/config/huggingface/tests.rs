@@ -144,8 +144,11 @@ fn the_table_of_families_is_that_of_the_code() {
     }
     table += "\nVision towers, whose positions are places in a grid of patches.\n\n| `model_type` | in | scheme | theta |\n|---|---|---|---|\n";
     for tower in TOWERS {
+        let only_if = tower
+            .only_if
+            .map_or_else(String::new, |key| format!(", only where `{key}` is true"));
         table += &format!(
-            "| {} | {} | {} | {:e} |\n",
+            "| {} | {} | {}{only_if} | {:e} |\n",
             quoted(tower.names),
             quoted(tower.composites),
             scheme(tower.scheme),
@@ -228,9 +231,9 @@ fn every_family_reads() {
     }
     for tower in TOWERS {
         for name in tower.names {
-            let model = read_config(&format!(r#"{{"model_type": "{name}"}}"#))
-                .unwrap()
-                .unwrap();
+            let key = tower.only_if.unwrap_or("any");
+            let text = format!(r#"{{"model_type": "{name}", "{key}": true}}"#);
+            let model = read(&text);
             assert!(model.defaulted.contains(&"rope_theta"), "{name}");
             assert!(model.kinds[0].rope.as_ref().unwrap().grid.is_some());
         }
@@ -954,6 +957,47 @@ fn phi3_has_an_original_length_of_its_class() {
     assert_eq!(text(&inside, &beside), (16384.0, 8.0, vec![]));
 }
 
+/// Towers of remote code, in their published form.
+#[test]
+fn towers_of_remote_code_are_read() {
+    let vision = |text: &str| read_part(text, Part::Vision).unwrap();
+    let kimi = vision(
+        r#"{"model_type": "kimi_vl", "text_config": {"model_type": "deepseek_v3"},
+            "vision_config": {"model_type": "moonvit", "hidden_size": 1152, "num_attention_heads": 16, "num_hidden_layers": 27,
+                              "init_pos_emb_height": 64, "init_pos_emb_width": 64, "merge_kernel_size": [2, 2], "patch_size": 14}}"#,
+    );
+    let kimi = &kimi.as_ref().unwrap().only().unwrap().config;
+    assert_eq!(
+        (kimi.head_dim(), kimi.pairing(), kimi.axes()),
+        (72, Pairing::Interleaved, &Axes::AxialAlternating)
+    );
+    let dots = r#"{"model_type": "dots_ocr", "hidden_size": 1536, "num_attention_heads": 12, "num_hidden_layers": 28,
+        "rope_theta": 1000000, "vision_config": {"embed_dim": 1536, "hidden_size": 1536, "num_attention_heads": 12,
+        "num_hidden_layers": 42, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 1}}"#;
+    let text = read(dots);
+    assert_eq!(text.family, Some("qwen2"));
+    assert_eq!(
+        text.only().unwrap().config,
+        RopeConfig::new(128).with_theta(1e6)
+    );
+    let run = |axis, pairs| AxisRun { axis, pairs };
+    let axial = |pairs| Axes::Axial(vec![run(0, pairs), run(1, pairs)]);
+    let tower = vision(dots).unwrap();
+    let tower = tower.only().unwrap();
+    assert_eq!(tower.config, RopeConfig::new(128).with_axes(axial(32)));
+    assert_eq!(tower.grid.as_ref().unwrap().merge, 2);
+    let ovis = r#"{"model_type": "ovis2_5", "llm_config": {"model_type": "qwen3", "head_dim": 128, "rope_theta": 1000000},
+        "vit_config": {"model_type": "siglip2_navit", "hidden_size": 1152, "num_attention_heads": 16, "hidden_stride": 2,
+                       "image_size": 512, "patch_size": 16, "preserve_original_pe": true, "use_rope": true, "window_size": 112}}"#;
+    assert_eq!(read(ovis).family, Some("qwen3"));
+    let tower = vision(ovis).unwrap();
+    let tower = tower.only().unwrap();
+    assert_eq!(tower.config, RopeConfig::new(72).with_axes(axial(18)));
+    assert_eq!(tower.grid.as_ref().unwrap().merge, 2);
+    let without = ovis.replace(r#""use_rope": true"#, r#""use_rope": false"#);
+    assert_eq!(vision(&without), None);
+}
+
 /// The published file calls both otherwise than transformers' classes.
 #[test]
 fn ernie_4_5_vl_by_its_published_name() {
@@ -1030,6 +1074,10 @@ fn the_vocoder_of_qwen2_5_omni_reads_interleaved_pairs() {
 fn faults_name_the_key() {
     for (text, expected) in [
         ("[1]", "config.json: must be an object, got another value"),
+        (
+            r#"{"_class_name": "FluxTransformer2DModel", "_diffusers_version": "0.30.0", "axes_dims_rope": [16, 56, 56]}"#,
+            "config.json: must be one of transformers: this is one of diffusers, whose models are not known here, got FluxTransformer2DModel",
+        ),
         (r#"{"head_dim": 64}"#, "rope_theta: must be given, got none"),
         (
             r#"{"model_type": "new", "head_dim": 64}"#,
@@ -1452,6 +1500,36 @@ fn factors_of_the_query_are_read() {
     // A file without parameters has the class's.
     let defaults = read(r#"{"model_type": "ministral3", "head_dim": 128}"#);
     assert_eq!(defaults.kinds[0].query_scale, Some(rule));
+    // The length is that of the scaling, wherever it stands.
+    for (length, beside, expected) in [
+        ("", r#""max_position_embeddings": 32768"#, 32_768),
+        (
+            r#", "original_max_position_embeddings": 16384"#,
+            r#""original_max_position_embeddings": 8192"#,
+            8192,
+        ),
+    ] {
+        let text = format!(
+            r#"{{"model_type": "ministral3", "head_dim": 128, {beside}, "rope_parameters": {{"rope_type": "yarn", "factor": 16,
+                "rope_theta": 1e6, "llama_4_scaling_beta": 0.1 {length}}}}}"#
+        );
+        let kind = &read(&text).kinds[0];
+        assert_eq!(
+            kind.query_scale,
+            Some(QueryScaleRule::Ministral3 {
+                beta: 0.1,
+                original_max_position_embeddings: expected
+            })
+        );
+        let yarn = Scaling::Yarn(Yarn::new(16.0, f64::from(expected)));
+        assert_eq!(kind.rope.as_ref().unwrap().config.scaling(), &yarn);
+    }
+    let half = r#"{"model_type": "ministral3", "head_dim": 128, "rope_parameters": {"rope_type": "yarn", "factor": 16,
+        "rope_theta": 1e6, "llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 100.5}}"#;
+    assert_eq!(
+        fault(half),
+        "original_max_position_embeddings: must be a whole number below 2^32 where queries are scaled by it, got 100.5"
+    );
     let floorless = r#"{"model_type": "llama4_text", "num_hidden_layers": 4, "floor_scale": 0}"#;
     assert_eq!(fault(floorless), "floor_scale: must be at least 1, got 0");
     let text = format!(r#"{{"model_type": "ministral3", "rope_parameters": {set}}}"#);

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::f64::consts::TAU;
 
-use super::values::{Object, missing, object, positive, sides, string, whole, wholes};
+use super::values::{Object, flag, missing, object, positive, sides, string, whole, wholes};
 use crate::config::reading::note;
 use crate::config::{Axes, AxisRun, LayerKind, LayerRope, ModelRope, Pairing, RopeConfig, Scaling};
 use crate::error::{Result, RopeError};
@@ -25,6 +25,8 @@ pub(super) struct Tower {
     tokens: Tokens,
     /// It reads the theta beside its parameters alone.
     own_theta: bool,
+    /// It rotates only where this key is true.
+    pub(super) only_if: Option<&'static str>,
     /// It is that of its composites whatever its part says of itself (MiniMax-M3's says that it is CLIP's, which has no RoPE).
     whatever_it_says: bool,
 }
@@ -94,6 +96,7 @@ const fn tower(
         merge: Merge::Raster,
         tokens: Tokens::None,
         own_theta: false,
+        only_if: None,
         whatever_it_says: false,
     }
 }
@@ -122,6 +125,13 @@ impl Tower {
 
     const fn tokens(self, tokens: Tokens) -> Self {
         Self { tokens, ..self }
+    }
+
+    const fn only_if(self, key: &'static str) -> Self {
+        Self {
+            only_if: Some(key),
+            ..self
+        }
     }
 
     const fn whatever_it_says(self) -> Self {
@@ -224,6 +234,13 @@ pub(super) static TOWERS: &[Tower] = &[
     )
     .class(1536, 24, 14, 0)
     .merged(),
+    tower(&["dots_vit"], &["dots_ocr"], Scheme::Axial)
+        .class(1536, 12, 14, 0)
+        .merged(),
+    tower(&["siglip2_navit"], &["ovis2_5"], Scheme::Axial)
+        .class(1152, 16, 16, 0)
+        .merged()
+        .only_if("use_rope"),
     tower(&["paddleocr_vl_vision"], &["paddleocr_vl"], Scheme::Axial).class(1152, 16, 14, 384),
     tower(&["video_llama_3_vision"], &["video_llama_3"], Scheme::Axial).class(768, 12, 16, 0),
     tower(&["mlcd_vision_model", "mlcd"], &["mlcd"], Scheme::Axial).class(1664, 16, 14, 336),
@@ -233,7 +250,12 @@ pub(super) static TOWERS: &[Tower] = &[
         Scheme::AxialFromOne,
     )
     .class(1536, 16, 14, 0),
-    tower(&["kimi_k25_vision"], &["kimi_k25"], Scheme::Kimi).class(1152, 16, 14, 0),
+    tower(
+        &["kimi_k25_vision", "moonvit"],
+        &["kimi_k25", "kimi_vl"],
+        Scheme::Kimi,
+    )
+    .class(1152, 16, 14, 0),
     tower(&["step3p5_vision"], &["step3p7"], Scheme::WidthFirst).class(1536, 16, 14, 728),
     tower(
         &["inkling2_vision"],
@@ -331,7 +353,16 @@ fn first_of(file: &Object, keys: &[&'static str]) -> Result<Option<u32>> {
 
 impl Tower {
     /// `composite` is the name of the model that the tower is a part of.
-    pub(super) fn read(&'static self, file: &Object, composite: Option<&str>) -> Result<ModelRope> {
+    pub(super) fn read(
+        &'static self,
+        file: &Object,
+        composite: Option<&str>,
+    ) -> Result<Option<ModelRope>> {
+        if let Some(key) = self.only_if {
+            if flag(file, key)? != Some(true) {
+                return Ok(None);
+            }
+        }
         let mut defaulted = Vec::new();
         let theta = self.theta_of(file, &mut defaulted)?;
         let head_dim = self.head_dim(file, &mut defaulted)?;
@@ -437,12 +468,12 @@ impl Tower {
         } else {
             (vec![kind("full_attention", config, grid)?], Vec::new())
         };
-        Ok(ModelRope {
+        Ok(Some(ModelRope {
             family: Some(known(self, string(file, "model_type")?)),
             defaulted,
             kinds,
             layers,
-        })
+        }))
     }
 
     fn theta_of(&self, file: &Object, defaulted: &mut Vec<&'static str>) -> Result<f64> {
@@ -531,10 +562,11 @@ impl Tower {
         let mut grid = GridPositions {
             merge: match self.merge {
                 Merge::Raster => 1,
-                Merge::Squares(default) => {
-                    first_of(file, &["spatial_merge_size", "adapter_merge_size"])?
-                        .unwrap_or(default)
-                }
+                Merge::Squares(default) => first_of(
+                    file,
+                    &["spatial_merge_size", "adapter_merge_size", "hidden_stride"],
+                )?
+                .unwrap_or(default),
             },
             patch_size: Some(patch),
             image_size: image,
