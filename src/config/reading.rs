@@ -1,5 +1,9 @@
 //! What both readers of models' files do alike.
 
+use std::borrow::Cow;
+
+use crate::error::{Result, RopeError};
+
 /// The start of a text that an error shows, and what stands for the rest.
 pub(super) fn cut(text: &str) -> (&str, &'static str) {
     match text.char_indices().nth(60) {
@@ -13,6 +17,19 @@ pub(super) fn note(defaulted: &mut Vec<&'static str>, key: &'static str) {
     if !defaulted.contains(&key) {
         defaulted.push(key);
     }
+}
+
+/// A value that is there as what it has to be; else an error with the key's name, the rule, and the value as the reader shows it.
+pub(super) fn typed<V, T>(
+    value: Option<V>,
+    key: impl Into<Cow<'static, str>>,
+    rule: &'static str,
+    as_type: impl FnOnce(&V) -> Option<T>,
+    shown: impl FnOnce(&V) -> String,
+) -> Result<Option<T>> {
+    value
+        .map(|value| as_type(&value).ok_or_else(|| RopeError::config(key, rule, shown(&value))))
+        .transpose()
 }
 
 #[cfg(test)]

@@ -117,12 +117,10 @@ impl<'a> Keys<'a> {
     fn typed<T>(
         &self,
         key: &str,
-        what: &str,
+        what: &'static str,
         as_type: impl Fn(&Value) -> Option<T>,
     ) -> Result<Option<T>> {
-        self.value(key)
-            .map(|value| as_type(&value).ok_or_else(|| self.fault(key, what, shown(&value))))
-            .transpose()
+        reading::typed(self.value(key), self.name(key), what, as_type, shown)
     }
 
     pub(super) fn whole(&self, key: &str) -> Result<Option<u32>> {

@@ -100,11 +100,11 @@ impl List {
 /// Which layers are `full_attention`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Every {
-    /// The key of the period, if there is one.
-    pub(super) key: &'static str,
+    /// The key of the period, empty where there is none.
+    key: &'static str,
     pub(super) period: u32,
-    pub(super) phase: Phase,
-    pub(super) starts_full: bool,
+    phase: Phase,
+    starts_full: bool,
     /// The last layer is full whatever the file lists.
     pub(super) ends_full: bool,
 }
@@ -378,8 +378,24 @@ impl Every {
         }
     }
 
+    /// The key of the period, if there is one.
+    pub(super) fn key(self) -> Option<&'static str> {
+        (!self.key.is_empty()).then_some(self.key)
+    }
+
+    /// Whether a layer of so many is full.
+    pub(super) fn is_full(self, layer: u32, count: u32, period: u32) -> bool {
+        let by_phase = match self.phase {
+            Phase::First => layer.is_multiple_of(period),
+            Phase::Second => layer % period == 1,
+            Phase::Last => (layer + 1).is_multiple_of(period),
+            Phase::FromEnd => (count - 1 - layer).is_multiple_of(period),
+        };
+        by_phase || (self.starts_full && layer == 0) || (self.ends_full && layer + 1 == count)
+    }
+
     /// The last of every so many.
-    const fn last(key: &'static str, period: u32) -> Self {
+    pub(super) const fn last(key: &'static str, period: u32) -> Self {
         Self::new(key, period, Phase::Last)
     }
 

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use super::Reader;
-use super::families::{DEPTHS, Every, Family, GlobalLocal, Layers, List, Nope, Phase, Sets};
+use super::families::{DEPTHS, Every, Family, GlobalLocal, Layers, List, Nope, Sets};
 use super::values::{
     Object, missing, numbers, numbers_or_null, object, positive, present, strings, whole, wholes,
 };
@@ -490,28 +490,24 @@ fn layer_names(file: &Object, family: &Family, count: Option<u32>) -> Result<Vec
     let Some(rule) = every else {
         return Ok(Vec::new());
     };
-    let period = match rule.key {
-        "" => rule.period,
-        // A pattern of letters needs a list.
-        key if present(file, key).is_some_and(Value::is_string) => return Ok(Vec::new()),
-        key => whole(file, key)?.unwrap_or(rule.period),
-    };
-    if period == 0 {
-        return Err(RopeError::config(rule.key, "must be at least 1", period));
+    // A pattern of letters needs a list.
+    let said = rule.key().and_then(|key| present(file, key));
+    if said.is_some_and(Value::is_string) {
+        return Ok(Vec::new());
     }
+    let period = period(file, rule)?;
     let name = |layer| named(rule.is_full(layer, count, period));
     Ok((0..count).map(name).collect())
 }
 
-impl Every {
-    fn is_full(self, layer: u32, count: u32, period: u32) -> bool {
-        let by_phase = match self.phase {
-            Phase::First => layer.is_multiple_of(period),
-            Phase::Second => layer % period == 1,
-            Phase::Last => (layer + 1).is_multiple_of(period),
-            Phase::FromEnd => (count - 1 - layer).is_multiple_of(period),
-        };
-        by_phase || (self.starts_full && layer == 0) || (self.ends_full && layer + 1 == count)
+/// Of every how many layers one is full.
+fn period(file: &Object, rule: Every) -> Result<u32> {
+    let Some(key) = rule.key() else {
+        return Ok(rule.period);
+    };
+    match whole(file, key)?.unwrap_or(rule.period) {
+        0 => Err(RopeError::config(key, "must be at least 1", 0)),
+        period => Ok(period),
     }
 }
 
@@ -541,17 +537,10 @@ fn rope_flags(file: &Object, count: u32) -> Result<Vec<bool>> {
         let flags = for_each(KEY, flags, Some(count))?;
         return Ok(flags.into_iter().map(|flag| flag != 0).collect());
     }
-    let interval = whole(file, "no_rope_layer_interval")?.unwrap_or(4);
-    if interval == 0 {
-        return Err(RopeError::config(
-            "no_rope_layer_interval",
-            "must be at least 1",
-            interval,
-        ));
-    }
-    Ok((0..count)
-        .map(|layer| (layer + 1) % interval != 0)
-        .collect())
+    let still = Every::last("no_rope_layer_interval", 4);
+    let interval = period(file, still)?;
+    let rotates = |layer| !still.is_full(layer, count, interval);
+    Ok((0..count).map(rotates).collect())
 }
 
 fn layer_thetas(file: &Object, count: u32) -> Result<Option<Vec<f64>>> {
@@ -594,12 +583,10 @@ fn rotating(file: &Object, family: &Family, names: &[String]) -> Result<Vec<Turn
         },
         Nope::LayerFlag => match layer_thetas(file, count)? {
             Some(flags) => flags.into_iter().map(|flag| turn(flag != 0.0)).collect(),
-            None => {
-                let last = count.saturating_sub(1);
-                (0..count)
-                    .map(|layer| turn((last - layer) % 4 != 0))
-                    .collect()
-            }
+            None => family.layers.every.map_or_else(Vec::new, |rule| {
+                let still = |layer| rule.is_full(layer, count, rule.period);
+                (0..count).map(|layer| turn(!still(layer))).collect()
+            }),
         },
         Nope::Cross => {
             let cross = wholes(file, "cross_attention_layers")?.unwrap_or_default();

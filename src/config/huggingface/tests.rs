@@ -676,6 +676,12 @@ fn hybrids_list_their_attention_in_their_own_keys() {
 }
 
 #[test]
+fn a_rule_without_a_key_reads_none() {
+    let olmo3 = r#"{"model_type": "olmo3", "num_hidden_layers": 4, "": 2}"#;
+    assert_eq!(read(olmo3).layers, [0, 0, 0, 1]);
+}
+
+#[test]
 fn a_list_that_is_repeated_has_known_names() {
     let text = r#"{"model_type": "recurrent_gemma", "num_hidden_layers": 3, "block_types": ["recurrent", "other"]}"#;
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::config::reading::cut;
+use crate::config::reading::{self, cut};
 use crate::error::{Result, RopeError};
 
 pub(super) type Object = Map<String, Value>;
@@ -29,9 +29,13 @@ fn typed<'a, T>(
     what: &'static str,
     as_type: impl Fn(&'a Value) -> Option<T>,
 ) -> Result<Option<T>> {
-    present(map, key)
-        .map(|value| as_type(value).ok_or_else(|| RopeError::config(key, what, shown(value))))
-        .transpose()
+    reading::typed(
+        present(map, key),
+        key,
+        what,
+        |value| as_type(value),
+        |value| shown(value),
+    )
 }
 
 pub(super) fn object<'a>(map: &'a Object, key: &'static str) -> Result<Option<&'a Object>> {
