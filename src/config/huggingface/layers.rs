@@ -472,17 +472,12 @@ fn layer_names(file: &Object, family: &Family, count: Option<u32>) -> Result<Vec
         Some(List::Cycle(key)) => {
             if let Some(names) = strings(file, key)?.filter(|names| !names.is_empty()) {
                 // Only names that are known are repeated: others might be as long as the file.
-                let known = ["attention", other];
-                let known = |name: &String| known.into_iter().find(|known| known == name);
-                let names: Vec<_> = names
-                    .iter()
-                    .map(|name| {
-                        let rule = || format!("must be attention or {other}");
-                        known(name).ok_or_else(|| RopeError::config(key, rule(), cut(name).0))
-                    })
-                    .collect::<Result<_>>()?;
-                let names = names.into_iter().map(str::to_owned);
-                return Ok(names.cycle().take(count as usize).collect());
+                let is_other = |name: &&String| *name != "attention" && *name != other;
+                if let Some(name) = names.iter().find(is_other) {
+                    let rule = format!("must be attention or {other}");
+                    return Err(RopeError::config(key, rule, cut(name).0));
+                }
+                return Ok(names.into_iter().cycle().take(count as usize).collect());
             }
         }
         Some(List::Flags { .. }) | None => {}

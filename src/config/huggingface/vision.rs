@@ -150,7 +150,7 @@ impl Tower {
 }
 
 /// Models whose files have Pixtral's weights in their original order, of interleaved pairs.
-pub(super) const PIXTRAL_INTERLEAVED: [&str; 1] = ["mistral_large4"];
+const PIXTRAL_INTERLEAVED: [&str; 1] = ["mistral_large4"];
 
 pub(super) static TOWERS: &[Tower] = &[
     tower(
