@@ -19,7 +19,7 @@ pub enum Axes {
     #[default]
     One,
     /// So many pairs for each axis, one axis behind the other; exponents run on. M-RoPE's `mrope_section` (Qwen2-VL,
-    /// Qwen2.5-VL, GLM-4.xV).
+    /// Qwen2.5-VL, GLM-4.xV); XD-RoPE's `xdrope_section`, of four axes (Hunyuan-VL).
     Sectioned(Vec<u32>),
     /// Pairs by turns, time, height, width, time, …, as long as height and width have some of their pairs left; time has all others.
     /// An axis has no more pairs than it has turns within the window.
