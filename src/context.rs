@@ -433,6 +433,24 @@ impl GpuContext {
         self.read_word(table.skipped_slots()).await
     }
 
+    /// [`GpuContext::read_faults`] for programs that are not async.
+    ///
+    /// # Errors
+    /// As for [`GpuContext::read`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read_faults_blocking(&self, table: &CosSinTable) -> Result<u32> {
+        pollster::block_on(self.read_faults(table))
+    }
+
+    /// [`GpuContext::read_skipped`] for programs that are not async.
+    ///
+    /// # Errors
+    /// As for [`GpuContext::read`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read_skipped_blocking(&self, table: &CosSinTable) -> Result<u32> {
+        pollster::block_on(self.read_skipped(table))
+    }
+
     async fn read_word(&self, slice: wgpu::BufferSlice<'_>) -> Result<u32> {
         let words = self.read_slice(slice, 4).await?;
         Ok(words.first().copied().unwrap_or_default())

@@ -421,7 +421,7 @@ fn faults_add_up_until_the_application_clears_them() {
                 order: AxisOrder::Last,
             })
             .unwrap();
-        let faults = || pollster::block_on(context.read_faults(&table)).unwrap();
+        let faults = || context.read_faults_blocking(&table).unwrap();
         assert_eq!(faults(), 0);
         for (rows, sum) in [(1, 0), (2, 1), (3, 5), (5, 5 + 6), (0, 11)] {
             context.run(|pass| fill.record(pass, rows)).unwrap();

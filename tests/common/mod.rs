@@ -115,14 +115,8 @@ pub fn whole_table(context: &GpuContext, table: &CosSinTable) -> WholeTable {
     let [[faults, skipped], [0, 0]] = counts[..] else {
         panic!("{counts:?} on {}", name(context));
     };
-    assert_eq!(
-        pollster::block_on(context.read_faults(table)).unwrap(),
-        faults
-    );
-    assert_eq!(
-        pollster::block_on(context.read_skipped(table)).unwrap(),
-        skipped
-    );
+    assert_eq!(context.read_faults_blocking(table).unwrap(), faults);
+    assert_eq!(context.read_skipped_blocking(table).unwrap(), skipped);
     WholeTable {
         rows,
         faults,
