@@ -8,6 +8,7 @@ mod setup;
 mod web;
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -60,7 +61,11 @@ fn has_model() -> bool {
 type Failure = String;
 
 fn main() -> ExitCode {
-    let arguments: Vec<_> = env::args().skip(1).collect();
+    let arguments = env::args_os().skip(1).map(OsString::into_string);
+    let Ok(arguments) = arguments.collect::<Result<Vec<_>, _>>() else {
+        eprintln!("an argument is not UTF-8");
+        return ExitCode::FAILURE;
+    };
     let result = match arguments.split_first() {
         Some((command, [])) if command == "demo" => demo(),
         Some((command, [])) if command == "test" => test(),
