@@ -121,7 +121,7 @@ fn slice_of(side: Side, at: Place, head: u32) -> u32 {
     return side.first + at.batch * side.batch_stride + at.token * side.token_stride + head * side.head_stride;
 }
 
-/// Whether a part holds whole pairs and is written where it was read. Neighbouring lanes then take neighbouring parts, each one of the
+/// Whether a part holds whole pairs (but a word of f32, which word_pair takes) and is written where it was read. Neighbouring lanes then take neighbouring parts, each one of the
 /// first half and one of the second, so that a load of many lanes is of bytes without gaps.
 fn are_pairs_whole() -> bool {
     return INTERLEAVED && WRITES_INTERLEAVED;

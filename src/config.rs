@@ -652,12 +652,6 @@ impl RopeConfig {
         }
     }
 
-    /// Whether pair `k` is left alone at every position: no frequency, and no factor.
-    #[expect(clippy::float_cmp, reason = "a factor of exactly 1 changes no bit")]
-    pub(crate) fn is_idle(&self, k: usize) -> bool {
-        self.attention_factor() == 1.0 && self.scaling.leaves(k)
-    }
-
     /// Checks every value, and that they go together. What [`Frequencies`](crate::Frequencies) make of them is checked there.
     ///
     /// # Errors

@@ -221,7 +221,8 @@ pub enum Resource {
     Sin,
     /// The buffer of this operand, and of others that share it.
     Tensor(Operand),
-    /// A buffer of which nothing is used: entry points of a layer have more bindings than it may have tensors. Those of a dispatch are ranges of one buffer of [`UNUSED_BYTES`] that do not overlap.
+    /// A buffer of which nothing is used: entry points of a layer have more bindings than it may have tensors. Those of a dispatch are
+    /// ranges of one buffer of [`UNUSED_BYTES`] that do not overlap.
     Unused,
 }
 

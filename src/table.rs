@@ -135,7 +135,7 @@ impl CosSinTable {
 
     /// The buffer of the rows ([`wgpu::BufferUsages::STORAGE`], `COPY_SRC` and `COPY_DST`): entry k of row r is the two u32 words at
     /// `2 * (r * row_stride + k)`, the bits of cos and sin. The words behind the rows are those of [`CosSinTable::faults`] and [`CosSinTable::skipped_slots`]; slots
-    /// stand at [`TablePlan::slots_start`], query scales at [`TablePlan::factors_start`].
+    /// stand at [`TablePlan::slots_start`], factors of the query at [`TablePlan::factors_start`].
     #[must_use]
     pub fn buffer(&self) -> &wgpu::Buffer {
         &self.shared.rows

@@ -791,39 +791,6 @@ fn combinations_take_these_dispatches() {
     );
 }
 
-/// A rotation in place is what it is without all of this.
-/// A quantised cache is written channel by channel. On a GPU that has enough to do the query is spared that.
-#[test]
-fn a_query_goes_by_itself_beside_a_quantised_cache() {
-    let paths = |tokens: u32, cpu: bool| {
-        let layout = |heads| HeadLayout::bshd(tokens, heads, DIM);
-        let cache = TensorView::cache(HeadLayout::bshd(16, 2, DIM), 64, 16, Storage::Q8_0);
-        let spec = RotateSpec::new(&RopeConfig::new(DIM), 1, tokens, layout(8), F32)
-            .with_key(layout(2), F32)
-            .with_key_to(cache);
-        let limits = Limits {
-            cpu,
-            ..Limits::default()
-        };
-        let places = places([
-            (Operand::Query, 0, 0),
-            (Operand::Key, 1, 0),
-            (Operand::KeyTo, 2, 0),
-            (Operand::Slots, 3, 0),
-        ]);
-        let planned = RopePlan::new(&spec, &limits)
-            .unwrap()
-            .dispatches(places)
-            .unwrap();
-        let names: Vec<_> = planned.iter().map(|planned| planned.entry_point).collect();
-        names
-    };
-    // Eight heads of eight invocations a token: 512 tokens are 2^15.
-    assert_eq!(paths(512, false), ["octets", "channels"]);
-    assert_eq!(paths(511, false), ["channels"]);
-    assert_eq!(paths(512, true), ["channels"]);
-}
-
 /// Weights are bound together, but only as far as a binding reaches.
 #[test]
 fn weights_that_are_far_apart_take_two_dispatches() {
@@ -855,6 +822,7 @@ fn weights_that_are_far_apart_take_two_dispatches() {
     }
 }
 
+/// A rotation in place is what it is without all of this.
 #[test]
 fn plain_rotations_have_no_part_in_it() {
     for spec in [spec(), with_key(), with_key().with_rows(Rows::PerToken)] {

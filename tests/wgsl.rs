@@ -14,11 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use wgpu_rope::{
-    Angles, AxisOrder, CosSinLayout, ElementType, Frequencies, HeadLayout, LAYER_WGSL, Limits,
-    Norm, NormWeight, Operand, Pages, Pair, Pairing, Place, Placement, Places, PlannedDispatch,
-    PositionSource, QueryFactor, QueryScale, ROTATE_WGSL, Resource, RopeConfig, RopePlan,
-    RotateSpec, Rows, SlotPositionSource, SlotRanges, SlotRule, SlotSource, Storage, TABLE_WGSL,
-    TablePlan, TableSpec, TensorView,
+    Access, Angles, AxisOrder, CosSinLayout, ElementType, Frequencies, HeadLayout, LAYER_WGSL,
+    Limits, Norm, NormWeight, Operand, Pages, Pair, Pairing, Place, Placement, Places,
+    PlannedDispatch, PositionSource, QueryFactor, QueryScale, ROTATE_WGSL, Resource, RopeConfig,
+    RopePlan, RotateSpec, Rows, SlotPositionSource, SlotRanges, SlotRule, SlotSource, Storage,
+    TABLE_WGSL, TablePlan, TableSpec, TensorView,
 };
 
 fn parse(text: &str) -> (naga::Module, ModuleInfo) {
@@ -30,28 +30,34 @@ fn parse(text: &str) -> (naga::Module, ModuleInfo) {
     (module, info)
 }
 
-/// Binding numbers that an entry point uses, with the number of those that are storage.
-fn bindings(module: &naga::Module, info: &ModuleInfo, entry_point: &str) -> (BTreeSet<u32>, usize) {
+/// The bindings that an entry point uses, each with its access.
+fn bindings(module: &naga::Module, info: &ModuleInfo, entry_point: &str) -> BTreeMap<u32, Access> {
     let index = module
         .entry_points
         .iter()
         .position(|entry| entry.name == entry_point)
         .unwrap_or_else(|| panic!("no entry point {entry_point}"));
     let used = info.get_entry_point(index);
-    let mut numbers = BTreeSet::new();
-    let mut storage = 0;
+    let mut all = BTreeMap::new();
     for (handle, variable) in module.global_variables.iter() {
         if !used[handle].is_empty() && variable.space != naga::AddressSpace::WorkGroup {
             let binding = variable.binding.unwrap();
             assert_eq!(binding.group, 0);
-            assert!(
-                numbers.insert(binding.binding),
-                "{entry_point} uses a binding twice"
-            );
-            storage += usize::from(matches!(variable.space, naga::AddressSpace::Storage { .. }));
+            let access = match variable.space {
+                naga::AddressSpace::Uniform => Access::Uniform,
+                naga::AddressSpace::Storage { access }
+                    if access.contains(naga::StorageAccess::STORE) =>
+                {
+                    Access::ReadWrite
+                }
+                naga::AddressSpace::Storage { .. } => Access::ReadOnly,
+                other => panic!("{entry_point} binds {other:?}"),
+            };
+            let twice = all.insert(binding.binding, access);
+            assert_eq!(twice, None, "{entry_point} uses a binding twice");
         }
     }
-    (numbers, storage)
+    all
 }
 
 /// The type of the uniform structure that an entry point uses.
@@ -172,9 +178,12 @@ fn check(
         .collect();
     let mut seen = BTreeMap::new();
     for planned in dispatches {
-        let (numbers, storage) = bindings(&module, &info, planned.entry_point);
-        let given: BTreeSet<_> = planned.bindings.iter().map(|bound| bound.binding).collect();
-        assert_eq!(given, numbers, "{}", planned.entry_point);
+        let used = bindings(&module, &info, planned.entry_point);
+        let storage = used.values().filter(|access| **access != Access::Uniform);
+        let storage = storage.count();
+        let given = planned.bindings.iter();
+        let given: BTreeMap<_, _> = given.map(|bound| (bound.binding, bound.access)).collect();
+        assert_eq!(given, used, "{}", planned.entry_point);
         assert!(
             storage <= most_storage,
             "{} uses {storage} storage buffers",
@@ -188,18 +197,13 @@ fn check(
             .iter()
             .map(|(name, _)| (*name).to_owned())
             .collect();
-        // A layer has an element type for each tensor.
-        let mut overrides = overrides.clone();
-        if text == LAYER_WGSL {
-            overrides.remove("ELEMENT");
-        }
         // Fills of slots read one of the table's constants.
         let is_slots = ["slots_", "place_", "page_"]
             .iter()
             .any(|kind| planned.entry_point.starts_with(kind));
         let expected = match is_slots {
             true => BTreeSet::from(["WORKGROUP".to_owned()]),
-            false => overrides,
+            false => overrides.clone(),
         };
         assert_eq!(given, expected, "{}", planned.entry_point);
         *seen.entry(planned.entry_point).or_default() += 1;

@@ -245,15 +245,7 @@ impl<'a> Layer<'a> {
     fn groups(&self, whole: &Window) -> Vec<Vec<&Placed>> {
         let all: Vec<_> = self.streams.iter().collect();
         let (query, others): (Vec<_>, Vec<_>) = all.iter().partition(|placed| placed.index == 0);
-        // A query goes by itself where that spares a busy GPU to take most of the heads channel by channel, for the sake of a quantised cache.
-        let is_spared = !self.plan.limits.cpu
-            && self.path(&query) == Path::Octets
-            && self.path(&all) == Path::Channels
-            && self.invocations(&query, whole) >= BUSY;
-        let mut ways = [vec![all.clone()], vec![query, others]];
-        if is_spared {
-            ways.swap(0, 1);
-        }
+        let ways = [vec![all.clone()], vec![query, others]];
         ways.into_iter()
             .map(|groups| {
                 let groups = groups.into_iter().filter(|group| !group.is_empty());
@@ -261,16 +253,6 @@ impl<'a> Layer<'a> {
             })
             .find(|groups| groups.iter().all(|group| self.fits(group, whole)))
             .unwrap_or_else(|| all.into_iter().map(|placed| vec![placed]).collect())
-    }
-
-    /// Invocations that take the heads of streams by octets.
-    fn invocations(&self, group: &[&Placed], window: &Window) -> u64 {
-        let tokens = u64::from(count(&window.tokens)) * u64::from(count(&window.batch));
-        let of_token = group.iter().map(|placed| {
-            let layout = placed.stream.source.layout;
-            u64::from(layout.heads) * u64::from(layout.head_dim / PAIR)
-        });
-        tokens.saturating_mul(of_token.sum())
     }
 
     /// Whether streams have few enough buffers, norms of one kind, and their weights in one buffer and near enough for a binding.

@@ -36,7 +36,7 @@ impl Places {
         self.0.iter().copied()
     }
 
-    /// With the places of the slots and the scales of a table. Layers that read them need it.
+    /// With the places of the slots and of the query's factors in a table. Layers that read them need it.
     #[must_use]
     pub fn with_table(self, table: &TablePlan) -> Self {
         let place = |offset| Place {

@@ -191,7 +191,8 @@ impl RopePlan {
     /// # Errors
     /// [`RopeError::Buffer`] for an offset that is not a multiple of 4; [`RopeError::Layout`] for an operand without a place, and where tensors
     /// share an element that one of them writes; [`RopeError::Limit`] where one head does not fit a binding, or a workgroup's memory (pairs that move,
-    /// at an offset that is not a multiple of 16); [`RopeError::Count`] where it would take thousands.
+    /// at an offset that is not a multiple of 16); [`RopeError::Count`] where it would take thousands; [`RopeError::Overflow`] for places so far
+    /// into a buffer that no word of a binding tells them.
     pub fn dispatches(&self, placement: impl Into<Places>) -> Result<Vec<PlannedDispatch>> {
         let places = placement.into();
         for (operand, place) in places.iter() {

@@ -1,6 +1,6 @@
 //! What a caller wants rotated.
 
-use crate::config::RopeConfig;
+use crate::config::{MAX_HEAD_DIM, RopeConfig};
 use crate::error::{Result, RopeError};
 use crate::frequencies::Frequencies;
 use crate::layout::{ElementType, HeadLayout};
@@ -104,6 +104,14 @@ struct Idle {
 }
 
 impl Idle {
+    /// Of a configuration, which need not be valid yet.
+    #[expect(clippy::float_cmp, reason = "a factor of exactly 1 changes no bit")]
+    fn of(config: &RopeConfig) -> Self {
+        let is_unscaled = config.attention_factor() == 1.0;
+        let pairs = 0..config.rotary_dim().min(MAX_HEAD_DIM) as usize / 2;
+        Self::new(pairs.map(|k| is_unscaled && config.scaling().leaves(k)))
+    }
+
     /// From whether each pair of the window is one.
     fn new(pairs: impl DoubleEndedIterator<Item = bool> + ExactSizeIterator + Clone) -> Self {
         let rotated = pairs.clone().rposition(|idle| !idle).map_or(0, |k| k + 1);
@@ -149,7 +157,7 @@ impl RotateSpec {
             factor: QueryFactor::One,
             is_rotated: true,
             rows: Rows::Shared,
-            idle: Idle::new((0..config.rotary_dim() as usize / 2).map(|k| config.is_idle(k))),
+            idle: Idle::of(config),
             rotated_pairs: None,
             heads_per_invocation: None,
             heads_at_once: None,

@@ -381,8 +381,8 @@ impl TablePlan {
         self.spec.parts(self.rows).slots
     }
 
-    /// The byte at which query scales start: two words for each row, the bits of an f32 and 0, padded to 16 bytes. The end of a table that
-    /// has none.
+    /// The byte at which the factors of [`TableSpec::with_query_scale`] start: two words for each row, the bits of an f32 and 0, padded to 16
+    /// bytes. The end of a table that has none.
     #[must_use]
     pub fn factors_start(&self) -> u64 {
         self.spec.parts(self.rows).scales

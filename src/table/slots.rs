@@ -155,17 +155,27 @@ impl CosSinTable {
     pub fn has_slots(&self, first_slot: u32, batch: u32, stride: u32, tokens: u32) -> bool {
         let filled = *lock(&self.shared.filled_slots);
         let [first_slot, stride, tokens] = [first_slot, stride, tokens].map(u64::from);
-        tokens == 0
-            || (0..u64::from(batch)).all(|entry| filled.has(first_slot + entry * stride, tokens))
+        // Entries that stand in one place are one.
+        let last = if stride == 0 {
+            0
+        } else {
+            u64::from(batch.saturating_sub(1))
+        };
+        let has = |entry: u64| filled.has(first_slot + entry * stride, tokens);
+        batch == 0 || tokens == 0 || (has(last) && (filled.is_whole() || (0..last).all(has)))
     }
 }
 
 impl FilledSlots {
+    /// Whether there is no gap between entries.
+    fn is_whole(self) -> bool {
+        self.batch <= 1 || self.tokens == self.stride
+    }
+
     /// Whether it made `count` slots from this one on.
     fn has(self, first: u64, count: u64) -> bool {
         let [batch, stride, tokens] = [self.batch, self.stride, self.tokens].map(u64::from);
-        if batch <= 1 || tokens == stride {
-            // There is no gap between entries.
+        if self.is_whole() {
             return first + count <= batch.saturating_sub(1) * stride + tokens;
         }
         first / stride < batch && first % stride + count <= tokens
@@ -268,6 +278,12 @@ pub struct SlotFill {
 }
 
 impl SlotFill {
+    /// The table that it fills.
+    #[must_use]
+    pub fn table(&self) -> &CosSinTable {
+        &self.table
+    }
+
     /// Where the slots come from.
     #[must_use]
     pub fn source(&self) -> &SlotSource {

@@ -311,8 +311,13 @@ fn rotate(u: &mut Unstructured<'_>, config: &RopeConfig, limits: &Limits) -> Res
         }
     }
     if u.ratio(1, 8)? {
-        let pairs = count(u)?;
-        rotated = rotated.min(pairs).max(1);
+        let all = config.rotary_dim() / 2;
+        let pairs = if u.ratio(7, 8)? {
+            u.int_in_range(1..=all.max(1))?
+        } else {
+            count(u)?
+        };
+        rotated = rotated.min(pairs);
         spec = spec.with_rotated_pairs(pairs);
     }
     if u.ratio(1, 4)? {
