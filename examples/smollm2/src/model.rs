@@ -80,7 +80,8 @@ impl Model {
             if !matches!(error.downcast_ref(), Some(RopeError::OutOfMemory { .. })) {
                 return error;
             }
-            let cache = 2 * u64::from(setup.shape.layers) * u64::from(capacity) * token_bytes;
+            let of_layer = 2 * u64::from(capacity) * token_bytes;
+            let cache = of_layer.saturating_mul(setup.shape.layers.into());
             let [weights, cache] = [file.f32_bytes(), cache].map(|bytes| bytes / 1_000_000);
             format!(
                 "the device does not have the memory for {weights} MB of weights and {cache} MB of keys and values: a context smaller than \

@@ -166,7 +166,7 @@ fn byte_level(file: &mut ModelFile) -> Result<Tokenizer> {
         metadata.insert(PRE.to_owned(), Value::String(LLAMA_3.to_owned()));
         // As llama.cpp has it, whatever the file says: a word that is a token is that token.
         let ignore = "tokenizer.ggml.ignore_merges".to_owned();
-        metadata.entry(ignore).or_insert(Value::Bool(true));
+        metadata.insert(ignore, Value::Bool(true));
     }
     let mut tokenizer = Tokenizer::from_gguf(&file.content)?;
     match split.as_str() {
