@@ -11,8 +11,8 @@
 //   2 table      storage, read_write rows of row_stride entries (cos, sin): bits of f32 values; behind them a count of faults, one of
 //                                    skipped slots and two words; slots (slots.wgsl); with a query scale an entry (scale, 0) a row
 //   3 positions  storage, read       ids (i32) or coordinates (f32); *_listed and fill_coordinates only
-//   4 cos_cache  storage, read       a caller's rows of values; copy_* only
-//   5 sin_cache  storage, read
+//   4 given_cos  storage, read       a caller's rows of values; copy_* only
+//   5 given_sin  storage, read
 //
 // Override constants
 //   WORKGROUP    invocations along x, one per pair
@@ -27,7 +27,7 @@
 // Entry points
 //   fill_counted, fill_listed  positions that count on from a constant, or listed ids; no fault is possible
 //   fill_coordinates           listed coordinates: one that is not finite or makes an angle of 2^48 or more leaves its pair alone
-//   copy_counted, copy_listed  rows of the cache at a constant or listed ids: one outside of it leaves its row alone
+//   copy_counted, copy_listed  given rows at a constant or listed ids: an id outside of them leaves its row alone
 // What is left alone has the entry (1, 0) and is counted, once for each pair (fill_coordinates) or row (copy_listed); so is,
 // once for each pair, what cannot be divided (copy_counted and copy_listed).
 //
@@ -64,9 +64,9 @@ struct Params {
     /// 0, which the compiler does not know.
     zero: u32,
     unused: u32,
-    /// Rows and columns of the cache, and the words before its first values in their bindings.
-    cache_rows: u32,
-    cache_columns: u32,
+    /// Rows and columns of given cos and sin, and the words before its first values in their bindings.
+    given_rows: u32,
+    given_columns: u32,
     cos_first: u32,
     sin_first: u32,
     factor: TableFactor,
@@ -78,8 +78,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> table: array<vec2<u32>>;
 @group(0) @binding(2) var<storage, read_write> counting_table: array<atomic<u32>>;
 @group(0) @binding(3) var<storage, read> positions: array<i32>;
-@group(0) @binding(4) var<storage, read> cos_cache: array<u32>;
-@group(0) @binding(5) var<storage, read> sin_cache: array<u32>;
+@group(0) @binding(4) var<storage, read> given_cos: array<u32>;
+@group(0) @binding(5) var<storage, read> given_sin: array<u32>;
 
 const ONE: u32 = 0x3f800000u;
 
@@ -236,11 +236,11 @@ fn barrier(value: f32) -> f32 {
     return bitcast<f32>(bitcast<u32>(value) ^ params.zero);
 }
 
-/// An entry of the cache turned the way that is asked for; valid unless it would have to be divided and cannot be.
+/// A given entry turned the way that is asked for; valid unless it would have to be divided and cannot be.
 fn copied(row: u32, pair: u32) -> Copied {
-    let index = row * params.cache_columns + pair;
-    let cos = element_bits(cos_cache[params.cos_first + word_of(index)], index);
-    var sin = element_bits(sin_cache[params.sin_first + word_of(index)], index);
+    let index = row * params.given_columns + pair;
+    let cos = element_bits(given_cos[params.cos_first + word_of(index)], index);
+    var sin = element_bits(given_sin[params.sin_first + word_of(index)], index);
     if (BACKWARD) {
         sin ^= 0x80000000u;
     }
@@ -260,10 +260,10 @@ struct Copied {
     valid: bool,
 }
 
-/// Puts the entry of a row of the cache: a row outside of it, and what cannot be divided, leaves its pair alone.
+/// Puts a given entry: a row outside of those that are given, and what cannot be divided, leaves its pair alone.
 fn copy(at: vec2<u32>, row: i32) {
     // A negative row is a large one.
-    let is_row = bitcast<u32>(row) < params.cache_rows;
+    let is_row = bitcast<u32>(row) < params.given_rows;
     if (is_row) {
         let found = copied(bitcast<u32>(row), at.x);
         if (found.valid) {

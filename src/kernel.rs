@@ -147,12 +147,12 @@ impl RopeKernel {
     /// ```
     #[must_use]
     pub fn required_limits(table: &TableSpec, rows: u32) -> wgpu::Limits {
-        let cache = match &table.content {
+        let given = match &table.content {
             Content::Frequencies(..) => 0,
             // One that cannot be is refused when the table is planned.
             Content::CosSin(layout) => layout.tensor_bytes().unwrap_or(0),
         };
-        let bytes = table.parts(rows).end.max(cache);
+        let bytes = table.parts(rows).end.max(given);
         let base = wgpu::Limits::downlevel_defaults();
         wgpu::Limits {
             max_storage_buffer_binding_size: base.max_storage_buffer_binding_size.max(bytes),

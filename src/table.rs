@@ -235,7 +235,7 @@ impl CosSinTable {
     fn fill(
         &self,
         positions: Positions<'_>,
-        cache: Option<[wgpu::BufferSlice<'_>; 2]>,
+        cos_sin: Option<[wgpu::BufferSlice<'_>; 2]>,
     ) -> Result<TableFill> {
         let plan = self.plan();
         let (source, slice) = match positions {
@@ -256,7 +256,7 @@ impl CosSinTable {
         let bytes = slice.map_or(0..0, |slice| slice.offset()..slice.offset() + slice.size());
         let rows = plan.rows_served(source, (bytes.end - bytes.start) / 4);
         let kernel = self.kernel();
-        let starts = cache.map_or([0; 2], |sides| sides.map(|side| side.offset()));
+        let starts = cos_sin.map_or([0; 2], |sides| sides.map(|side| side.offset()));
         let steps = plan
             .fill(source, bytes, starts)?
             .into_iter()
@@ -266,8 +266,8 @@ impl CosSinTable {
                     let given = match resource {
                         Resource::Pairs => self.shared.pairs.as_ref(),
                         Resource::Positions => slice.map(|slice| slice.buffer()),
-                        Resource::Cos => cache.map(|[cos, _]| cos.buffer()),
-                        Resource::Sin => cache.map(|[_, sin]| sin.buffer()),
+                        Resource::Cos => cos_sin.map(|[cos, _]| cos.buffer()),
+                        Resource::Sin => cos_sin.map(|[_, sin]| sin.buffer()),
                         _ => None,
                     };
                     (given.unwrap_or(&self.shared.rows), 0)

@@ -158,7 +158,7 @@ impl TableSpec {
     pub fn with_angles(self, angles: Angles) -> Self {
         let content = match self.content {
             Content::Frequencies(frequencies, _) => Content::Frequencies(frequencies, angles),
-            cache @ Content::CosSin(_) => cache,
+            given @ Content::CosSin(_) => given,
         };
         Self { content, ..self }
     }
@@ -225,7 +225,7 @@ impl TableSpec {
     pub fn pairs(&self) -> usize {
         match &self.content {
             Content::Frequencies(frequencies, _) => frequencies.len(),
-            Content::CosSin(cache) => cache.pairs as usize,
+            Content::CosSin(layout) => layout.pairs as usize,
         }
     }
 
@@ -315,8 +315,8 @@ impl TablePlan {
                     "given cos and sin",
                 ));
             }
-            Content::CosSin(cache) => {
-                limits.check_binding("cos and sin", cache.bytes()?)?;
+            Content::CosSin(layout) => {
+                limits.check_binding("cos and sin", layout.bytes()?)?;
                 Vec::new()
             }
         };
@@ -416,8 +416,8 @@ impl TablePlan {
         let served = match source {
             PositionSource::From(start) => match &self.spec.content {
                 Content::Frequencies(..) => u64::MAX,
-                Content::CosSin(cache) => u32::try_from(start)
-                    .map_or(0, |start| cache.positions.saturating_sub(start).into()),
+                Content::CosSin(layout) => u32::try_from(start)
+                    .map_or(0, |start| layout.positions.saturating_sub(start).into()),
             },
             PositionSource::Runs(run) => positions.saturating_mul(run.into()),
             PositionSource::PerAxis(order) | PositionSource::Coordinates(order) => {
@@ -506,7 +506,7 @@ impl TablePlan {
             (bound, first) = self.bound("positions", read)?;
             bindings.push(PlannedBinding::read(3, Resource::Positions, bound));
         }
-        let mut cached = [0; 4];
+        let mut given = [0; 4];
         let mut element = ElementType::F32;
         if let Content::CosSin(layout) = &self.spec.content {
             let bytes = layout.bytes()?;
@@ -527,7 +527,7 @@ impl TablePlan {
                 *slot = first;
                 bindings.push(PlannedBinding::read(binding, resource, bound));
             }
-            cached = [layout.positions, layout.columns, firsts[0], firsts[1]];
+            given = [layout.positions, layout.columns, firsts[0], firsts[1]];
             element = layout.element;
         } else {
             let bytes = self.pairs.len() as u64 * 4;
@@ -579,10 +579,10 @@ impl TablePlan {
                     faults,
                     0,
                     0,
-                    cached[0],
-                    cached[1],
-                    cached[2],
-                    cached[3],
+                    given[0],
+                    given[1],
+                    given[2],
+                    given[3],
                     self.factor.mantissa,
                     u32::from_ne_bytes(self.factor.exponent.to_ne_bytes()),
                     u32::from(self.factor.negative) << 31,
