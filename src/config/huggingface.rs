@@ -4,8 +4,8 @@
 //! all layers or one for each kind. What a file leaves out is the default of its family's class in transformers 5.23, and the result
 //! says so. A `model_type` that nobody knows is read by the general rules: half-split, theta and the rest from the file; with a
 //! `qk_rope_head_dim` (multi-head latent attention) as DeepSeek V3, from interleaved to half-split pairs, and with its factor of the
-//! softmax. Keys by which families tell kinds of layers apart, each in its own way (`no_rope_layers`, `swa_rope_theta`, …), are refused
-//! there, and so is a `rope_theta` of a family that has no RoPE: the model is another one (Grok-2 calls itself `git`).
+//! softmax. Without a known family, keys by which families tell kinds of layers apart (`no_rope_layers`, `swa_rope_theta`, …) are refused.
+//! So is a `rope_theta` beside the name of a family without RoPE: such a file is of another model (Grok-2 calls itself `git`).
 //!
 //! What a model multiplies its queries by, beside the rotation, is in
 //! [`LayerKind::query_scale`](super::LayerKind::query_scale): Llama 4's `attn_temperature_tuning`, `floor_scale` and `attn_scale`, and
@@ -38,6 +38,8 @@
 //!   vLLM and `SGLang` have it. transformers' class takes those of MiMo-V2-Flash, whatever an older file says.
 //! - **`mrope_section`** has to add up to the pairs in every scheme. transformers cuts off or leaves to time what does not, where axes go
 //!   by turns.
+//! - **The vocoder of Qwen2.5-Omni** (`qwen2_5_omni_dit`) rotates only the first head of its queries and keys. What is read says how that
+//!   head rotates; the host has to see to it that the others do not.
 //! - **A model without RoPE** whose `position_embedding_type` is `rope` or `rotary` rotates, as the remote code that its file is of
 //!   (jina-embeddings-v3).
 //!
@@ -395,7 +397,15 @@ fn is_without_rope(part: &Object) -> Result<bool> {
     let Some(name) = string(part, "model_type")?.filter(|name| WITHOUT.contains(name)) else {
         return Ok(false);
     };
-    match present(part, "rope_theta") {
+    let newer = present(part, "rope_parameters").and_then(Value::as_object);
+    // A set for all layers, or one for each kind.
+    let within = newer.and_then(|set| {
+        let kinds = set.values().filter_map(Value::as_object);
+        std::iter::once(set)
+            .chain(kinds)
+            .find_map(|set| present(set, "rope_theta"))
+    });
+    match present(part, "rope_theta").or(within) {
         Some(theta) if !IDLE_THETA.contains(&name) => Err(RopeError::config(
             "rope_theta",
             format!("must not be given for {name}, which has no RoPE: the model is another one"),

@@ -162,6 +162,10 @@ pub(super) struct GlobalLocal {
     pub(super) local: f64,
     /// The scaling of the older form is for both.
     pub(super) scales_both: bool,
+    /// A null under the local key asks for the theta of the full layers.
+    pub(super) null_is_global: bool,
+    /// One set of the newer form is for both, where the local key stands beside it.
+    pub(super) shares_set: bool,
 }
 
 const GEMMA3: GlobalLocal = GlobalLocal {
@@ -170,6 +174,8 @@ const GEMMA3: GlobalLocal = GlobalLocal {
     local_key: Some("rope_local_base_freq"),
     local: 1e4,
     scales_both: false,
+    null_is_global: false,
+    shares_set: false,
 };
 const MODERNBERT: GlobalLocal = GlobalLocal {
     global_key: "global_rope_theta",
@@ -177,6 +183,8 @@ const MODERNBERT: GlobalLocal = GlobalLocal {
     local_key: Some("local_rope_theta"),
     local: 1e4,
     scales_both: true,
+    null_is_global: true,
+    shares_set: false,
 };
 const MIMO: GlobalLocal = GlobalLocal {
     global_key: "rope_theta",
@@ -184,6 +192,8 @@ const MIMO: GlobalLocal = GlobalLocal {
     local_key: Some("swa_rope_theta"),
     local: 1e4,
     scales_both: true,
+    null_is_global: false,
+    shares_set: true,
 };
 const OLMO3: GlobalLocal = GlobalLocal {
     global_key: "rope_theta",
@@ -191,6 +201,8 @@ const OLMO3: GlobalLocal = GlobalLocal {
     local_key: None,
     local: 500_000.0,
     scales_both: false,
+    null_is_global: false,
+    shares_set: false,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -725,7 +737,7 @@ pub(super) static SIZES: &[(&[&str], [u32; 2])] = &[
     (&["jais2"], [3328, 26]),
     (&["qwen2_5_omni_text"], [3584, 28]),
     (&["olmo_hybrid"], [3840, 30]),
-    (&["apertus", "aria_text", "bamba", "chameleon", "deepseek_ocr2_encoder", "deepseek_ocr2_text", "emu3_text_model", "evolla", "exaone4", "exaone_moe", "falcon_h1", "flex_olmo", "glm4v_text", "glm_image_text", "granite", "granite4_vision_text", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared", "hunyuan_v1_dense", "hunyuan_v1_moe", "hunyuan_vl_text", "hyperclovax", "idefics", "llama", "minimax", "ministral", "mistral", "mixtral", "mllama_text_model", "moshi", "olmo", "olmo2", "olmo3", "phimoe", "qwen2", "ultrabert", "voxtral_realtime_text"], [4096, 32]),
+    (&["apertus", "aria_text", "bamba", "chameleon", "deepseek_ocr2_encoder", "deepseek_ocr2_text", "emu3_text_model", "evolla", "exaone4", "exaone4_5_text", "exaone_moe", "falcon_h1", "flex_olmo", "glm4v_text", "glm_image_text", "granite", "granite4_vision_text", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared", "hunyuan_v1_dense", "hunyuan_v1_moe", "hunyuan_vl_text", "hyperclovax", "idefics", "llama", "minimax", "minimax_m1", "minimax_text_01", "ministral", "mistral", "mixtral", "mllama_text_model", "moshi", "olmo", "olmo2", "olmo3", "phimoe", "qwen2", "ultrabert", "voxtral_realtime_text"], [4096, 32]),
     (&["persimmon"], [4096, 64]),
     (&["glm4_moe", "glm4v_moe_text"], [4096, 96]),
     (&["falcon"], [4544, 71]),
@@ -743,14 +755,14 @@ pub(super) static DEPTHS: &[(&[&str], u32)] = &[
     (&["embedding_gemma2_text", "granite_swa"], 24),
     (&["gemma3_text", "t5gemma2_text", "t5gemma2_decoder"], 26),
     (&["diffusion_gemma_text", "gemma4_unified_text", "gemma4_text"], 30),
-    (&["afmoe", "exaone4", "exaone_moe", "granitemoe_swa", "minimax", "olmo3", "olmo_hybrid", "qwen3_5_text", "ultrabert"], 32),
+    (&["afmoe", "exaone4", "exaone4_5_text", "exaone_moe", "granitemoe_swa", "minimax", "minimax_m1", "minimax_text_01", "olmo3", "olmo_hybrid", "qwen3_5_text", "ultrabert"], 32),
     (&["gemma3n_text"], 35),
     (&["smollm3"], 36),
     (&["cohere2", "cohere2_moe", "mllama_text_model", "qwen3_5_moe_text"], 40),
     (&["bailing_hybrid"], 42),
     (&["deepseek_v4"], 43),
     (&["step3p5"], 45),
-    (&["llama4_text", "mimo_v2_flash", "qwen3_next"], 48),
+    (&["llama4_text", "mimo_v2", "mimo_v2_flash", "qwen3_next"], 48),
     (&["flint"], 49),
     (&["kolibri1"], 50),
     (&["beam", "muse_glimmer_text"], 52),

@@ -216,12 +216,10 @@ fn parameters<'a>(
         }
     }
     match family.sets {
-        Sets::GlobalLocal(_) if given.is_some() => Err(RopeError::config(
-            "rope_parameters",
-            "must have a set for full_attention and one for sliding_attention",
-            "one for both",
-        )),
         Sets::GlobalLocal(rule) => {
+            if let Some(set) = given {
+                return shared(file, rule, older.unwrap_or(set), defaulted);
+            }
             let set = |scales: bool| {
                 let older = older.filter(|_| scales);
                 Some(older.map_or_else(|| Cow::Owned(empty()), Cow::Borrowed))
@@ -282,6 +280,32 @@ fn parameters<'a>(
     }
 }
 
+/// One set of the newer form for both kinds: what transformers 5 makes of a file whose class knows of one theta only.
+fn shared<'a>(
+    file: &Object,
+    rule: GlobalLocal,
+    set: &'a Object,
+    defaulted: &mut Vec<&'static str>,
+) -> Result<Parameters<'a>> {
+    let local = rule.local_key.filter(|_| rule.shares_set);
+    if local.and_then(|key| present(file, key)).is_none() {
+        return Err(RopeError::config(
+            "rope_parameters",
+            "must have a set for full_attention and one for sliding_attention",
+            "one for both",
+        ));
+    }
+    let mut sliding = set.clone();
+    // The theta is that of the full layers.
+    sliding.remove("rope_theta");
+    let mut sets = vec![
+        ("full_attention".to_owned(), Some(Cow::Borrowed(set))),
+        ("sliding_attention".to_owned(), Some(Cow::Owned(sliding))),
+    ];
+    complete(file, rule, &mut sets, defaulted)?;
+    Ok(Parameters { sets, nested: true })
+}
+
 /// Gives both sets of a family that has two their thetas.
 fn complete(
     file: &Object,
@@ -305,8 +329,10 @@ fn complete(
         let mut set = sets[at].1.take().map_or_else(empty, Cow::into_owned);
         if positive(&set, "rope_theta")?.is_none() {
             let own = match key {
-                // A null asks for that of the full layers, which come first (ModernBERT).
-                Some(key) if file.get(key).is_some_and(Value::is_null) => full,
+                // The full layers come first.
+                Some(key) if rule.null_is_global && file.get(key).is_some_and(Value::is_null) => {
+                    full
+                }
                 Some(key) => positive(file, key)?,
                 None => None,
             };
@@ -396,8 +422,7 @@ fn depth(
     Ok(Some(count))
 }
 
-/// A list with an entry for each layer. One that is longer goes on with layers that are not among the model's own: those that predict
-/// further tokens (Step 3.5).
+/// A list with an entry for each layer. A longer list is cut: what follows are extra layers that predict further tokens (Step 3.5).
 fn for_each<T>(key: &'static str, mut list: Vec<T>, count: Option<u32>) -> Result<Vec<T>> {
     let Some(count) = count else { return Ok(list) };
     if list.len() < count as usize {
@@ -463,6 +488,10 @@ fn layer_names(file: &Object, family: &Family, count: Option<u32>) -> Result<Vec
     match list {
         Some(List::Indices(key)) => {
             if let Some(full) = wholes(file, key)? {
+                if let Some(past) = full.iter().find(|layer| **layer >= count) {
+                    let rule = format!("must be of layers below {count}");
+                    return Err(RopeError::config(key, rule, past));
+                }
                 let full: HashSet<u32> = full.into_iter().collect();
                 return Ok((0..count)
                     .map(|layer| named(full.contains(&layer)))
@@ -540,8 +569,8 @@ fn rope_flags(file: &Object, count: u32) -> Result<Vec<bool>> {
 
 fn layer_thetas(file: &Object, count: u32) -> Result<Option<Vec<f64>>> {
     const KEY: &str = "layer_rope_theta";
-    let thetas = numbers_or_null(file, KEY)?;
-    thetas
+    numbers_or_null(file, KEY)?
+        .filter(|thetas| !thetas.is_empty())
         .map(|thetas| for_each(KEY, thetas, Some(count)))
         .transpose()
 }

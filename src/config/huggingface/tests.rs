@@ -641,6 +641,33 @@ fn mimo_v2_has_another_theta_in_sliding_layers() {
     assert_eq!((sliding.head_dim(), sliding.rotary_dim()), (128, 42));
 }
 
+/// A file that says one theta in one set, as transformers 5 writes it for classes that know of one, and the other beside it.
+#[test]
+fn one_set_of_mimo_v2_is_for_both_kinds_of_layers() {
+    let text = r#"{"model_type": "mimo_v2_flash", "head_dim": 192, "num_hidden_layers": 2, "hybrid_layer_pattern": [0, 1],
+        "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000000, "partial_rotary_factor": 0.334},
+        "swa_rope_theta": 20000}"#;
+    let model = read(text);
+    for (layer, theta) in [(0, 1e7), (1, 2e4)] {
+        let rope = model.layer(layer).unwrap().rope.as_ref().unwrap();
+        let expected = RopeConfig::new(192)
+            .with_rotary_dim(64)
+            .with_theta(theta)
+            .with_scaling(Scaling::Linear { factor: 2.0 });
+        assert_eq!(rope.config, expected);
+    }
+    assert!(model.defaulted.is_empty(), "{:?}", model.defaulted);
+    // The older form counts where both are there; the theta of full layers may stand beside it.
+    let both = text
+        .replace(r#""rope_type": "linear", "factor": 2.0, "#, "")
+        .replace(
+            "20000}",
+            r#"20000, "rope_theta": 10000000, "partial_rotary_factor": 0.334,
+                "rope_scaling": {"type": "linear", "factor": 2.0}}"#,
+        );
+    assert_eq!(read(&both), model);
+}
+
 /// The published forms of hybrids whose layers `layer_types` does not list.
 #[test]
 fn hybrids_list_their_attention_in_their_own_keys() {
@@ -716,6 +743,52 @@ fn lists_are_of_the_layers_that_there_are() {
         fault(&text(three, short).replace("llama", "granite_swa")),
         "layer_rope_theta: must have an entry for each of 2 layers, got 1"
     );
+    // An empty list says nothing.
+    for name in ["granite_swa", "muse_glimmer_text"] {
+        let text = |more: &str| {
+            format!(
+                r#"{{"model_type": "{name}", "head_dim": 64, "rope_theta": 1e4, "num_hidden_layers": 8{more}}}"#
+            )
+        };
+        assert_eq!(read(&text(r#", "layer_rope_theta": []"#)), read(&text("")));
+    }
+}
+
+/// An index past the last layer is that of a layer that is not there: the list is of another model, or counts from 1.
+#[test]
+fn indices_are_of_the_layers_that_there_are() {
+    for (name, key) in [("bamba", "attn_layer_indices"), ("lfm2", "full_attn_idxs")] {
+        let text = |indices: &str| {
+            format!(
+                r#"{{"model_type": "{name}", "head_dim": 64, "rope_theta": 1e4, "num_hidden_layers": 4, "{key}": {indices}}}"#
+            )
+        };
+        assert_eq!(turning(&read(&text("[1, 3]"))), [false, true, false, true]);
+        assert_eq!(
+            fault(&text("[1, 4]")),
+            format!("{key}: must be of layers below 4, got 4")
+        );
+    }
+}
+
+/// Other names of a class have its size and depth too.
+#[test]
+fn what_a_file_leaves_out_is_the_same_for_every_name_of_a_class() {
+    for (twin, names) in [
+        ("minimax", &["minimax_m1", "minimax_text_01"][..]),
+        ("exaone4", &["exaone4_5_text"]),
+        ("mimo_v2_flash", &["mimo_v2"]),
+    ] {
+        for count in ["", r#", "num_hidden_layers": 6"#] {
+            let text = |name: &str| read(&format!(r#"{{"model_type": "{name}"{count}}}"#));
+            let expected = text(twin);
+            for name in names {
+                let mut model = text(name);
+                assert_eq!(model.family.replace(twin), Some(*name));
+                assert_eq!(model, expected);
+            }
+        }
+    }
 }
 
 #[test]
@@ -825,11 +898,24 @@ fn a_theta_of_a_family_without_rope_is_refused() {
         read_config(r#"{"model_type": "git", "hidden_size": 768}"#),
         Ok(None)
     );
+    // As transformers 5 writes it: one set for all layers, or one for each kind.
+    let set = r#"{"rope_theta": 208533496, "rope_type": "default"}"#;
+    for sets in [set.to_owned(), format!(r#"{{"full_attention": {set}}}"#)] {
+        let text = format!(r#"{{"model_type": "git", "rope_parameters": {sets}}}"#);
+        assert_eq!(fault(&text), expected);
+    }
+    let without =
+        r#"{"model_type": "git", "rope_parameters": {"rope_theta": null, "rope_type": "default"}}"#;
+    assert_eq!(read_config(without), Ok(None));
     // These have one in all their files, and no class reads it.
     for name in ["kimi_linear", "nemotron_h"] {
-        let text =
-            format!(r#"{{"model_type": "{name}", "rope_theta": 10000, "rope_scaling": null}}"#);
-        assert_eq!(read_config(&text), Ok(None));
+        for theta in [
+            r#""rope_theta": 10000, "rope_scaling": null"#,
+            r#""rope_parameters": {"rope_theta": 10000, "rope_type": "default"}"#,
+        ] {
+            let text = format!(r#"{{"model_type": "{name}", {theta}}}"#);
+            assert_eq!(read_config(&text), Ok(None));
+        }
     }
 }
 
@@ -1158,6 +1244,16 @@ fn faults_name_the_key() {
             "rope_parameters: must have a set for full_attention and one for sliding_attention, got one for both",
         ),
         (
+            // Without `swa_rope_theta` the set might be of either kind.
+            r#"{"model_type": "mimo_v2_flash", "rope_parameters": {"rope_theta": 3.0}, "swa_rope_theta": null}"#,
+            "rope_parameters: must have a set for full_attention and one for sliding_attention, got one for both",
+        ),
+        (
+            // Gemma 3 scales its full layers only: a set for both might say the wrong thing of the others.
+            r#"{"model_type": "gemma3_text", "rope_parameters": {"rope_theta": 3.0}, "rope_local_base_freq": 2.0}"#,
+            "rope_parameters: must have a set for full_attention and one for sliding_attention, got one for both",
+        ),
+        (
             r#"{"head_dim": 64, "rope_embedding_base": 1000000, "rope_position_scale": 2.0}"#,
             "rope_position_scale: must be 1: how positions are scaled by it is not known, got 2",
         ),
@@ -1196,6 +1292,15 @@ fn a_null_theta_of_sliding_layers_is_that_of_the_full_ones() {
         RopeConfig::new(64).with_theta(8e4)
     );
     assert!(model.defaulted.is_empty());
+    // That is ModernBERT's way: others have their default.
+    let gemma3 = read(
+        r#"{"model_type": "gemma3_text", "head_dim": 256, "num_hidden_layers": 6, "rope_theta": 1e6, "rope_local_base_freq": null}"#,
+    );
+    for (kind, theta) in [("full_attention", 1e6), ("sliding_attention", 1e4)] {
+        let kind = gemma3.kind(kind).unwrap().rope.as_ref().unwrap();
+        assert_eq!(kind.config.theta(), theta);
+    }
+    assert_eq!(gemma3.defaulted, ["rope_local_base_freq"]);
 }
 
 /// Molmo2-O-7B scales only some of its layers: the others keep theta alone. transformers has the factor 1 for every type but yarn and
