@@ -100,8 +100,8 @@ impl List {
 /// Which layers are `full_attention`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Every {
-    /// The key of the period, empty where there is none.
-    key: &'static str,
+    /// The key of the period, if there is one.
+    pub(super) key: Option<&'static str>,
     pub(super) period: u32,
     phase: Phase,
     starts_full: bool,
@@ -359,16 +359,22 @@ impl Layers {
 
     const fn mixed(other: &'static str, every: Every) -> Self {
         Self {
-            other,
             every: Some(every),
+            ..Self::beside(other)
+        }
+    }
+
+    /// Full layers beside these.
+    const fn beside(other: &'static str) -> Self {
+        Self {
+            other,
             ..Self::LISTED
         }
     }
 
     /// Layers by a list, where older files have one.
-    const fn list(self, other: &'static str, list: List) -> Self {
+    const fn list(self, list: List) -> Self {
         Self {
-            other,
             list: Some(list),
             ..self
         }
@@ -380,9 +386,9 @@ impl Layers {
 }
 
 impl Every {
-    const fn new(key: &'static str, period: u32, phase: Phase) -> Self {
+    const fn new(period: u32, phase: Phase) -> Self {
         Self {
-            key,
+            key: None,
             period,
             phase,
             starts_full: false,
@@ -390,9 +396,12 @@ impl Every {
         }
     }
 
-    /// The key of the period, if there is one.
-    pub(super) fn key(self) -> Option<&'static str> {
-        (!self.key.is_empty()).then_some(self.key)
+    /// A file may say the period under this key.
+    pub(super) const fn by(self, key: &'static str) -> Self {
+        Self {
+            key: Some(key),
+            ..self
+        }
     }
 
     /// Whether a layer of so many is full.
@@ -407,23 +416,23 @@ impl Every {
     }
 
     /// The last of every so many.
-    pub(super) const fn last(key: &'static str, period: u32) -> Self {
-        Self::new(key, period, Phase::Last)
+    pub(super) const fn last(period: u32) -> Self {
+        Self::new(period, Phase::Last)
     }
 
     /// The first of every so many.
-    const fn first(key: &'static str, period: u32) -> Self {
-        Self::new(key, period, Phase::First)
+    const fn first(period: u32) -> Self {
+        Self::new(period, Phase::First)
     }
 
     /// The second of every so many.
     const fn second(period: u32) -> Self {
-        Self::new("", period, Phase::Second)
+        Self::new(period, Phase::Second)
     }
 
     /// The last of every so many, counted from the last layer.
     const fn from_end(period: u32) -> Self {
-        Self::new("", period, Phase::FromEnd)
+        Self::new(period, Phase::FromEnd)
     }
 
     const fn starts_full(self) -> Self {
@@ -445,19 +454,19 @@ impl Every {
 #[rustfmt::skip]
 pub(super) static TEXT: &[Family] = &[
     text(&["arcee", "aria_text", "chameleon", "dbrx", "deepseek_ocr2_encoder", "diffllama", "doge", "dots1", "esmc", "eurobert", "falcon", "falcon_h1", "gpt_neox_japanese", "granite", "granite4_vision_text", "granite_docling_text", "granitemoe", "granitemoeshared", "hunyuan_v1_dense", "hunyuan_v1_moe", "hunyuan_vl_text", "hyperclovax", "idefics", "jais2", "kyutai_speech_to_text", "lasr_encoder", "llama", "mimi", "mimi_encoder", "mimi_decoder", "ministral", "mistral", "moshi", "nemotron3_diarization_audio", "olmo", "olmo2", "olmoe", "pocket_tts", "pocket_tts_audio_tokenizer", "pocket_tts_audio_tokenizer_encoder", "pocket_tts_audio_tokenizer_decoder", "qwen2", "qwen2_moe", "qwen3_moe", "starcoder2", "voxtral_realtime_text"]),
-    text(&["afmoe"]).head(Head::Default(128)).layers(Layers::sliding(Every::last("global_attn_every_n_layers", 4)).nope(Nope::Full)),
+    text(&["afmoe"]).head(Head::Default(128)).layers(Layers::sliding(Every::last(4).by("global_attn_every_n_layers")).nope(Nope::Full)),
     text(&["apertus"]).theta(12_000_000.0).defaults(r#"{"rope_type": "llama3", "rope_theta": 12000000.0, "factor": 8.0, "original_max_position_embeddings": 8192, "low_freq_factor": 1.0, "high_freq_factor": 4.0}"#),
     text(&["axk1", "deepseek_v3", "deepseek_v32", "joyai_llm_flash", "kimi_k2", "youtu"]).pairing(InterleavedToHalfSplit).mla(64, 128),
     text(&["axk2"]).pairing(InterleavedToHalfSplit).mla(32, 64),
-    text(&["bailing_hybrid"]).pairing(InterleavedToHalfSplit).theta(6_000_000.0).mla(64, 128).layers(Layers::mixed("linear_attention", Every::last("layer_group_size", 5))),
-    text(&["bamba"]).partial(0.5).layers(Layers::LISTED.list("linear_attention", List::Indices("attn_layer_indices"))),
+    text(&["bailing_hybrid"]).pairing(InterleavedToHalfSplit).theta(6_000_000.0).mla(64, 128).layers(Layers::mixed("linear_attention", Every::last(5).by("layer_group_size"))),
+    text(&["bamba"]).partial(0.5).layers(Layers::beside("linear_attention").list(List::Indices("attn_layer_indices"))),
     text(&["glm4_moe", "glmasr_encoder", "nemotron", "nemotron3_5_transcribe_asr_audio", "nemotron3_5_transcribe_word_timestamp", "persimmon", "phi"]).partial(0.5),
-    text(&["beam"]).sets(Sets::NestedOnly).defaults(r#"{"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": null}"#).head(Head::Default(128)).layers(Layers::sliding(Every::last("", 6).ends_full())),
+    text(&["beam"]).sets(Sets::NestedOnly).defaults(r#"{"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": null}"#).head(Head::Default(128)).layers(Layers::sliding(Every::last(6).ends_full())),
     text(&["bitnet", "csm_depth_decoder_model", "csm", "evolla", "flex_olmo"]).theta(500_000.0),
     text(&["blt_local_encoder", "blt_local_decoder", "blt_global_transformer", "cohere", "ernie4_5_moe"]).pairing(Interleaved).theta(500_000.0),
     text(&["blt_patcher", "gradium_phonon_tts"]).pairing(Interleaved),
-    text(&["cohere2"]).pairing(Interleaved).layers(Layers::sliding(Every::last("sliding_window_pattern", 4)).nope(Nope::Full)),
-    text(&["cohere2_moe"]).pairing(Interleaved).head(Head::Default(128)).layers(Layers::sliding(Every::last("sliding_window_pattern", 4)).nope(Nope::Full)),
+    text(&["cohere2"]).pairing(Interleaved).layers(Layers::sliding(Every::last(4).by("sliding_window_pattern")).nope(Nope::Full)),
+    text(&["cohere2_moe"]).pairing(Interleaved).head(Head::Default(128)).layers(Layers::sliding(Every::last(4).by("sliding_window_pattern")).nope(Nope::Full)),
     text(&["cohere_compass_text", "qwen3_omni_moe_talker_text"]).axes(MROPE_24_20_20),
     text(&["cosmos3_edge_text"]).theta(100_000_000.0).head(Head::Default(128)).axes(MROPE_24_20_20),
     text(&["cwm"]).theta(1_000_000.0).defaults(r#"{"rope_theta": 1000000.0, "factor": 16.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192, "rope_type": "llama3"}"#).head(Head::Default(128)),
@@ -465,18 +474,18 @@ pub(super) static TEXT: &[Family] = &[
     text(&["deepseek_v2"]).pairing(Interleaved).mla(64, 128),
     text(&["deepseek_v4"]).pairing(Interleaved).sets(Sets::DeepSeekV4).partial(0.125).tail().head(Head::Default(512)),
     text(&["dia_encoder", "dia_decoder", "hrm_text", "internlm3", "iquestcoder", "jetmoe", "molmo2_text", "qwen3", "qwen3_omni_moe_talker_code_predictor", "seed_oss"]).head(Head::Default(128)),
-    text(&["diffusion_gemma_text", "gemma4_unified_text"]).sets(Sets::NestedOnly).defaults(GEMMA4).layers(Layers::sliding(Every::last("", 6).ends_full())).head(Head::Default(256)).global_head(512),
+    text(&["diffusion_gemma_text", "gemma4_unified_text"]).sets(Sets::NestedOnly).defaults(GEMMA4).layers(Layers::sliding(Every::last(6).ends_full())).head(Head::Default(256)).global_head(512),
     text(&["dots3_note_audio_encoder"]).partial(0.5).head(Head::Default(64)),
-    text(&["embedding_gemma2_text"]).sets(Sets::NestedOnly).defaults(r#"{"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": {"rope_type": "default", "rope_theta": 1000000.0}}"#).layers(Layers::sliding(Every::last("sliding_window_pattern", 6).ends_full())).head(Head::Default(256)).global_head(512),
+    text(&["embedding_gemma2_text"]).sets(Sets::NestedOnly).defaults(r#"{"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": {"rope_type": "default", "rope_theta": 1000000.0}}"#).layers(Layers::sliding(Every::last(6).by("sliding_window_pattern").ends_full())).head(Head::Default(256)).global_head(512),
     text(&["emu3_text_model", "mixtral"]).theta(1_000_000.0),
     text(&["ernie4_5"]).pairing(Interleaved).theta(500_000.0).head(Head::Default(128)),
     text(&["ernie4_5_vl_moe_text"]).pairing(Interleaved).theta(500_000.0).axes(TextAxes::SpatialFirst(22)),
-    text(&["exaone4", "exaone4_5_text", "exaone_moe"]).layers(Layers::sliding(Every::last("sliding_window_pattern", 4)).nope(Nope::FullWhileSliding)),
+    text(&["exaone4", "exaone4_5_text", "exaone_moe"]).layers(Layers::sliding(Every::last(4).by("sliding_window_pattern")).nope(Nope::FullWhileSliding)),
     text(&["flint"]).head(Head::Default(128)).layers(Layers::sliding(Every::second(4).starts_full().ends_full()).nope(Nope::Full)),
     text(&["gemma", "gemma2", "t5_gemma_module", "vaultgemma"]).head(Head::Default(256)),
-    text(&["gemma3_text", "t5gemma2_text", "t5gemma2_decoder"]).sets(Sets::GlobalLocal(GEMMA3)).head(Head::Default(256)).layers(Layers::sliding(Every::last("sliding_window_pattern", 6))),
-    text(&["gemma3n_text"]).sets(Sets::GlobalLocal(GEMMA3)).head(Head::Default(256)).layers(Layers::sliding(Every::last("", 5))),
-    text(&["gemma4_text"]).sets(Sets::NestedOnly).defaults(GEMMA4).head(Head::Default(256)).layers(Layers::sliding(Every::last("", 6).ends_full())).global_head(512),
+    text(&["gemma3_text", "t5gemma2_text", "t5gemma2_decoder"]).sets(Sets::GlobalLocal(GEMMA3)).head(Head::Default(256)).layers(Layers::sliding(Every::last(6).by("sliding_window_pattern"))),
+    text(&["gemma3n_text"]).sets(Sets::GlobalLocal(GEMMA3)).head(Head::Default(256)).layers(Layers::sliding(Every::last(5))),
+    text(&["gemma4_text"]).sets(Sets::NestedOnly).defaults(GEMMA4).head(Head::Default(256)).layers(Layers::sliding(Every::last(6).ends_full())).global_head(512),
     text(&["glm", "glm4"]).pairing(Interleaved).partial(0.5).head(Head::Default(128)),
     text(&["glm4_moe_lite", "glm_moe_dsa"]).pairing(InterleavedToHalfSplit).mla(64, 192),
     text(&["glm4v_moe_text"]).partial(0.5).axes(MROPE_8_12_12),
@@ -484,7 +493,7 @@ pub(super) static TEXT: &[Family] = &[
     text(&["glm_image_text"]).axes(MROPE_8_12_12),
     text(&["gpt_neox"]).partial(0.25).head(Head::Quotient),
     text(&["gpt_oss"]).theta(150_000.0).defaults(GPT_OSS).head(Head::Default(64)),
-    text(&["granite_swa", "granitemoe_swa"]).layers(Layers::sliding(Every::first("", 4)).nope(Nope::LayerTheta)),
+    text(&["granite_swa", "granitemoe_swa"]).layers(Layers::sliding(Every::first(4)).nope(Nope::LayerTheta)),
     text(&["granitemoehybrid"]).only_if("position_embedding_type", "rope"),
     text(&["gte"]).theta(160_000.0),
     text(&["helium"]).pairing(Interleaved).theta(100_000.0).head(Head::Default(128)),
@@ -492,33 +501,33 @@ pub(super) static TEXT: &[Family] = &[
     text(&["hy_v3"]).theta(11_158_840.0).head(Head::Default(128)),
     text(&["hy_v4"]).mla(64, 192),
     text(&["jina_embeddings_v3"]).theta(20_000.0),
-    text(&["kolibri1"]).head(Head::Default(128)).layers(Layers::sliding(Every::last("", 5)).nope(Nope::FullWhileSliding)),
+    text(&["kolibri1"]).head(Head::Default(128)).layers(Layers::sliding(Every::last(5)).nope(Nope::FullWhileSliding)),
     text(&["laguna"]).sets(Sets::NestedOnly).defaults(r#"{"full_attention": {"rope_type": "default", "rope_theta": 500000.0, "partial_rotary_factor": 0.5}, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}}"#).head(Head::Default(128)),
-    text(&["lfm2", "lfm2_moe"]).theta(1_000_000.0).layers(Layers::LISTED.list("conv", List::Indices("full_attn_idxs"))),
+    text(&["lfm2", "lfm2_moe"]).theta(1_000_000.0).layers(Layers::beside("conv").list(List::Indices("full_attn_idxs"))),
     text(&["lfm3"]).theta(1_000_000.0).defaults(r#"{"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": {"rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": 0.5}}"#).head(Head::Default(128)),
     text(&["llama4_text"]).pairing(Interleaved).theta(500_000.0).head(Head::Default(128)).layers(Layers::LISTED.nope(Nope::Listed { rotating: "chunked_attention" })).habit(Habit::Llama4),
     text(&["longcat_flash", "longcat_flash_ngram"]).pairing(InterleavedToHalfSplit).theta(10_000_000.0).mla(64, 128),
     text(&["mellum"]).sets(Sets::NestedOnly).defaults(r#"{"full_attention": {"rope_type": "default", "rope_theta": 500000.0}, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}"#).head(Head::Default(128)),
-    text(&["mimo_v2", "mimo_v2_flash"]).sets(Sets::GlobalLocal(MIMO)).partial(0.334).head(Head::Default(192)).layers(Layers::sliding(Every::last("", 6).starts_full()).list("sliding_attention", List::Flags { key: "hybrid_layer_pattern", full: 0 })),
+    text(&["mimo_v2", "mimo_v2_flash"]).sets(Sets::GlobalLocal(MIMO)).partial(0.334).head(Head::Default(192)).layers(Layers::sliding(Every::last(6).starts_full()).list(List::Flags { key: "hybrid_layer_pattern", full: 0 })),
     text(&["minicpm3"]).mla(32, 64),
-    text(&["minimax", "minimax_m1", "minimax_text_01"]).theta(1_000_000.0).layers(Layers::mixed("linear_attention", Every::first("", 2)).list("linear_attention", List::Flags { key: "attn_type_list", full: 1 })),
+    text(&["minimax", "minimax_m1", "minimax_text_01"]).theta(1_000_000.0).layers(Layers::mixed("linear_attention", Every::first(2)).list(List::Flags { key: "attn_type_list", full: 1 })),
     text(&["minimax_m2"]).theta(5_000_000.0).head(Head::Default(128)),
     text(&["minimax_m3_vl_text"]).theta(5_000_000.0).head(Head::Default(128)).habit(Habit::NoRotaryDim),
     text(&["ministral3"]).defaults(r#"{"rope_theta": 1000000.0, "factor": 16.0, "original_max_position_embeddings": 16384, "beta_fast": 32.0, "beta_slow": 1.0, "mscale_all_dim": 1.0, "mscale": 1.0, "llama_4_scaling_beta": 0.1, "rope_type": "yarn"}"#).head(Head::Default(128)).habit(Habit::Ministral),
     text(&["mistral4"]).pairing(InterleavedToHalfSplit).defaults(r#"{"rope_theta": 10000.0, "factor": 128.0, "original_max_position_embeddings": 8192, "beta_fast": 32.0, "beta_slow": 1.0, "mscale_all_dim": 1.0, "mscale": 1.0, "llama_4_scaling_beta": 0.1, "partial_rotary_factor": 0.5, "rope_type": "yarn"}"#).mla(64, 64).habit(Habit::Ministral),
     text(&["mistral_large4_text"]).pairing(InterleavedToHalfSplit).defaults(r#"{"rope_type": "yarn", "rope_theta": 10000.0, "factor": 2048.0, "original_max_position_embeddings": 512, "beta_fast": 32.0, "beta_slow": 1.0, "attention_factor": 1.0}"#).mla(64, 64).layers(Layers::LISTED.nope(Nope::Listed { rotating: "full_attention" })),
     text(&["mllama_text_model"]).theta(500_000.0).layers(Layers::LISTED.nope(Nope::Cross)),
-    text(&["modernbert", "modernbert-decoder"]).sets(Sets::GlobalLocal(MODERNBERT)).layers(Layers::sliding(Every::first("global_attn_every_n_layers", 3))),
+    text(&["modernbert", "modernbert-decoder"]).sets(Sets::GlobalLocal(MODERNBERT)).layers(Layers::sliding(Every::first(3).by("global_attn_every_n_layers"))),
     text(&["moonshine"]).pairing(Interleaved).partial(0.9),
     text(&["moonshine_streaming"]).pairing(Interleaved).partial(0.8),
     text(&["muse_glimmer_assistant"]).theta(500_000.0).head(Head::Default(128)),
     text(&["muse_glimmer_text"]).head(Head::Default(128)).layers(Layers::sliding(Every::from_end(4)).nope(Nope::LayerFlag)),
     text(&["muse_spark_text"]).theta(500_000.0).head(Head::Default(64)).layers(Layers::sliding(Every::from_end(4)).nope(Nope::LayerFlag)),
     text(&["nanochat"]).reversed(),
-    text(&["neomme"]).defaults(r#"{"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}, "full_attention": {"rope_type": "default", "rope_theta": 1000000.0, "partial_rotary_factor": 0.25}}"#).head(Head::Default(64)).axes(TextAxes::Alternating).layers(Layers::sliding(Every::last("", 6).ends_full())),
+    text(&["neomme"]).defaults(r#"{"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}, "full_attention": {"rope_type": "default", "rope_theta": 1000000.0, "partial_rotary_factor": 0.25}}"#).head(Head::Default(64)).axes(TextAxes::Alternating).layers(Layers::sliding(Every::last(6).ends_full())),
     text(&["nomic_bert"]).theta(1_000.0),
-    text(&["olmo3"]).sets(Sets::GlobalLocal(OLMO3)).theta(500_000.0).layers(Layers::sliding(Every::last("", 4))),
-    text(&["olmo_hybrid"]).layers(Layers::mixed("linear_attention", Every::last("", 4)).nope(Nope::NullTheta)),
+    text(&["olmo3"]).sets(Sets::GlobalLocal(OLMO3)).theta(500_000.0).layers(Layers::sliding(Every::last(4))),
+    text(&["olmo_hybrid"]).layers(Layers::mixed("linear_attention", Every::last(4)).nope(Nope::NullTheta)),
     text(&["openai_privacy_filter"]).pairing(Interleaved).theta(150_000.0).defaults(GPT_OSS).head(Head::Default(64)),
     text(&["paddleocr_vl_text"]).theta(500_000.0).head(Head::Default(128)).axes(MROPE_16_24_24),
     text(&["pe_audio_encoder", "pe_audio_video_encoder", "pe_video_encoder"]).pairing(Interleaved).theta(20_000.0).head(Head::Default(128)),
@@ -528,19 +537,19 @@ pub(super) static TEXT: &[Family] = &[
     text(&["voxtral_realtime_encoder"]).head(Head::Default(64)),
     text(&["qwen2_5_omni_talker"]).theta(1_000_000.0).head(Head::Default(128)).axes(MROPE_16_24_24),
     text(&["qwen2_5_omni_text", "qwen2_5_vl_text", "qwen2_vl_text"]).theta(1_000_000.0).axes(MROPE_16_24_24),
-    text(&["qwen3_5_text", "qwen3_5_moe_text"]).partial(0.25).head(Head::Default(256)).axes(MROPE_11_11_10).layers(Layers::mixed("linear_attention", Every::last("full_attention_interval", 4))),
-    text(&["qwen3_next"]).partial(0.25).head(Head::Default(256)).layers(Layers::mixed("linear_attention", Every::last("full_attention_interval", 4))),
+    text(&["qwen3_5_text", "qwen3_5_moe_text"]).partial(0.25).head(Head::Default(256)).axes(MROPE_11_11_10).layers(Layers::mixed("linear_attention", Every::last(4).by("full_attention_interval"))),
+    text(&["qwen3_next"]).partial(0.25).head(Head::Default(256)).layers(Layers::mixed("linear_attention", Every::last(4).by("full_attention_interval"))),
     text(&["qwen3_omni_moe_text"]).theta(1_000_000.0).axes(MROPE_24_20_20),
     text(&["qwen3_vl_moe_text"]).theta(500_000.0).axes(MROPE_24_20_20),
     text(&["qwen3_vl_text"]).theta(500_000.0).head(Head::Default(128)).axes(MROPE_24_20_20),
     text(&["qwen4_exp_text"]).head(Head::Default(256)).axes(MROPE_11_11_10),
-    text(&["recurrent_gemma"]).partial(0.5).layers(Layers::mixed("recurrent", Every::last("", 3)).list("recurrent", List::Cycle("block_types"))),
+    text(&["recurrent_gemma"]).partial(0.5).layers(Layers::mixed("recurrent", Every::last(3)).list(List::Cycle("block_types"))),
     text(&["smollm3"]).theta(2_000_000.0).layers(Layers::LISTED.nope(Nope::Listed { rotating: "full_attention" })),
     text(&["solar_open"]).theta(1_000_000.0).head(Head::Default(128)),
     text(&["stablelm"]).partial(0.25),
     text(&["step3p5"]).sets(Sets::PerLayer).head(Head::Default(128)),
     text(&["timesfm2_5"]).head(Head::Default(80)),
-    text(&["ultrabert"]).sets(Sets::PerLayer).defaults(r#"{"sliding_attention": {"rope_theta": 10000.0}, "full_attention": {"rope_theta": 2560000.0}}"#).layers(Layers::sliding(Every::last("", 3))),
+    text(&["ultrabert"]).sets(Sets::PerLayer).defaults(r#"{"sliding_attention": {"rope_theta": 10000.0}, "full_attention": {"rope_theta": 2560000.0}}"#).layers(Layers::sliding(Every::last(3))),
     text(&["zamba2"]).only_if("use_mem_rope", "true").head(Head::Zamba),
     text(&["zaya"]).sets(Sets::NestedOnly).defaults(r#"{"hybrid": {"rope_type": "default", "rope_theta": 5000000.0, "partial_rotary_factor": 0.5}, "hybrid_sliding": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}"#).head(Head::Default(128)),
     // Models whose older classes have no rope parameters, and models of remote code.

@@ -501,8 +501,8 @@ fn layer_names(file: &Object, family: &Family, count: Option<u32>) -> Result<Vec
         Some(List::Cycle(key)) => {
             if let Some(names) = strings(file, key)?.filter(|names| !names.is_empty()) {
                 // Only names that are known are repeated: others might be as long as the file.
-                let is_other = |name: &&String| *name != "attention" && *name != other;
-                if let Some(name) = names.iter().find(is_other) {
+                let is_unknown = |name: &&String| *name != "attention" && *name != other;
+                if let Some(name) = names.iter().find(is_unknown) {
                     let rule = format!("must be attention or {other}");
                     return Err(RopeError::config(key, rule, cut(name).0));
                 }
@@ -515,7 +515,7 @@ fn layer_names(file: &Object, family: &Family, count: Option<u32>) -> Result<Vec
         return Ok(Vec::new());
     };
     // A pattern of letters needs a list.
-    let said = rule.key().and_then(|key| present(file, key));
+    let said = rule.key.and_then(|key| present(file, key));
     if said.is_some_and(Value::is_string) {
         return Ok(Vec::new());
     }
@@ -526,7 +526,7 @@ fn layer_names(file: &Object, family: &Family, count: Option<u32>) -> Result<Vec
 
 /// Of every how many layers one is full.
 fn period(file: &Object, rule: Every) -> Result<u32> {
-    let Some(key) = rule.key() else {
+    let Some(key) = rule.key else {
         return Ok(rule.period);
     };
     match whole(file, key)?.unwrap_or(rule.period) {
@@ -561,7 +561,7 @@ fn rope_flags(file: &Object, count: u32) -> Result<Vec<bool>> {
         let flags = for_each(KEY, flags, Some(count))?;
         return Ok(flags.into_iter().map(|flag| flag != 0).collect());
     }
-    let still = Every::last("no_rope_layer_interval", 4);
+    let still = Every::last(4).by("no_rope_layer_interval");
     let interval = period(file, still)?;
     let rotates = |layer| !still.is_full(layer, count, interval);
     Ok((0..count).map(rotates).collect())
