@@ -36,7 +36,7 @@ pub enum Operand {
     ValueToScales,
     /// The slots in the table; no more than a place ([`Places::with_table`](crate::Places::with_table)).
     Slots,
-    /// The factors of the query by row in the table ([`QueryFactor::PerRow`]); no more than a place.
+    /// The factors of the query by row in the table ([`QueryFactor::PerRow`](crate::QueryFactor::PerRow)); no more than a place.
     RowFactors,
 }
 
