@@ -357,7 +357,8 @@ impl RopeDispatch {
     }
 
     /// Records the rotation with its workgroup counts in a buffer: three u32 at byte `offset`, as
-    /// [`RopeDispatch::workgroups`] gives them. Counts beyond the plan rotate what is planned and nothing else.
+    /// [`RopeDispatch::workgroups`] gives them. Counts beyond the plan rotate what is planned and nothing else; where one is above the device's
+    /// `max_compute_workgroups_per_dimension`, wgpu dispatches nothing.
     ///
     /// # Errors
     /// Nothing is recorded and

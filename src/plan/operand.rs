@@ -128,3 +128,28 @@ pub(crate) const STREAMS: [StreamOperands; 3] = [
         destination_scales: Operand::ValueToScales,
     },
 ];
+
+#[cfg(all(test, feature = "wgpu"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bound_operands_stand_at_the_places_of_their_numbers() {
+        for (place, operand) in Operand::BOUND.into_iter().enumerate() {
+            assert_eq!(operand as usize, place);
+        }
+        // Those of the table follow, and are not bound.
+        assert_eq!(Operand::BOUND.len(), Operand::Slots as usize);
+        for names in &STREAMS {
+            for operand in [
+                names.source,
+                names.destination,
+                names.weight,
+                names.source_scales,
+                names.destination_scales,
+            ] {
+                assert!(Operand::BOUND.contains(&operand), "{operand:?}");
+            }
+        }
+    }
+}
